@@ -1,0 +1,75 @@
+"""Writing files so that nothing half-written is ever left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deepdisc.errors import InputError
+
+
+def write_failure(path: Path, error: OSError) -> InputError:
+    """Describe a failed write as the user's error: which path, why, what to do."""
+    reason = error.strerror or str(error)
+    return InputError(f"cannot write {path}: {reason}; free some space or choose another output")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` on success, delete it on any failure.
+
+    Raises:
+        InputError: the folder is not writable or the disk is full (any OSError that concerns writing).
+    """
+    path = Path(path)
+    # The suffix is kept because astropy and fitsio choose their format by it; ".fits.gz" counts as one suffix.
+    temporary = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise write_failure(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity become null, which every JSON reader accepts."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
