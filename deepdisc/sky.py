@@ -1,0 +1,101 @@
+"""Pixels and sky. This is the only module that knows the half pixel.
+
+Inside the program pixel i covers [i, i + 1): positions and boxes are *edge* coordinates, the centre of pixel i is
+i + 0.5. Catalogues and the FITS WCS count pixel *centres*: 0-based, the centre of pixel i is i. (FITS headers and DS9
+count centres from 1.) Sky positions are ICRS degrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+
+def edges_to_centers(position: Any) -> Any:
+    """Edge coordinates (pixel i's centre at i + 0.5) -> 0-based centre coordinates (at i)."""
+    return position - 0.5
+
+
+def centers_to_edges(position: Any) -> Any:
+    """0-based centre coordinates (pixel i's centre at i) -> edge coordinates (at i + 0.5)."""
+    return position + 0.5
+
+
+def rotate_shear(g1: Any, g2: Any, angle_rad: Any) -> tuple[Any, Any]:
+    """Components of a spin-2 quantity after the picture is rotated counter-clockwise by `angle_rad`.
+
+    A rotation by 90 degrees flips both signs; by 45 degrees (g1, g2) -> (-g2, g1).
+    """
+    cos, sin = np.cos(2 * angle_rad), np.sin(2 * angle_rad)
+    return g1 * cos - g2 * sin, g1 * sin + g2 * cos
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """A pixel grid on the sky, or without sky positions.
+
+    Attributes:
+        shape: (height, width) in pixels.
+        pixel_scale_arcsec: side of a pixel, arcsec.
+        wcs: celestial WCS, or None when the header has none.
+    """
+
+    shape: tuple[int, int]
+    pixel_scale_arcsec: float
+    wcs: WCS | None = None
+
+    @classmethod
+    def from_wcs(cls, wcs: WCS, shape: tuple[int, int]) -> PixelGrid:
+        """Take the pixel scale from the WCS (geometric mean of the two axes)."""
+        scales = proj_plane_pixel_scales(wcs.celestial) * 3600
+        return cls(tuple(shape), float(np.sqrt(scales[0] * scales[1])), wcs.celestial)
+
+    def to_sky(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """ICRS (RA, Dec) in degrees of 0-based pixel-centre coordinates; NaN without a WCS."""
+        x, y = np.atleast_1d(np.asarray(x, dtype=np.float64)), np.atleast_1d(np.asarray(y, dtype=np.float64))
+        if self.wcs is None or x.size == 0:
+            return np.full(x.shape, np.nan), np.full(y.shape, np.nan)
+        sky = self.wcs.pixel_to_world(x, y).icrs
+        return sky.ra.deg, sky.dec.deg
+
+    def to_pixel(self, ra: Any, dec: Any) -> tuple[np.ndarray, np.ndarray]:
+        """0-based pixel-centre coordinates of ICRS degrees; NaN without a WCS."""
+        ra, dec = np.atleast_1d(np.asarray(ra, dtype=np.float64)), np.atleast_1d(np.asarray(dec, dtype=np.float64))
+        if self.wcs is None or ra.size == 0:
+            return np.full(ra.shape, np.nan), np.full(dec.shape, np.nan)
+        from astropy.coordinates import SkyCoord
+
+        x, y = self.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg", frame="icrs"))
+        return np.asarray(x), np.asarray(y)
+
+    def cutout(self, y0: int, x0: int, shape: tuple[int, int]) -> PixelGrid:
+        """The grid of a rectangle that begins at pixel (y0, x0)."""
+        wcs = None
+        if self.wcs is not None:
+            wcs = self.wcs.deepcopy()
+            wcs.wcs.crpix = wcs.wcs.crpix - np.array([x0, y0])
+        return PixelGrid(tuple(shape), self.pixel_scale_arcsec, wcs)
+
+    def same_grid(self, other: PixelGrid, tolerance_pix: float = 0.05) -> bool:
+        """Whether both have the same shape and put a 5 x 5 lattice of points within `tolerance_pix` of each other."""
+        return self.shape == other.shape and self.offset_pix(other) <= tolerance_pix
+
+    def offset_pix(self, other: PixelGrid) -> float:
+        """Largest distance (pixels of this grid) between points with equal pixel coordinates in both grids.
+
+        0 if either has no WCS: without one, equal shapes are all there is to compare.
+        """
+        if self.wcs is None or other.wcs is None:
+            return 0.0
+        height, width = self.shape
+        y, x = (part.ravel() for part in np.meshgrid(np.linspace(0, height - 1, 5), np.linspace(0, width - 1, 5)))
+        back_x, back_y = self.to_pixel(*other.to_sky(x, y))
+        return float(np.nanmax(np.hypot(back_x - x, back_y - y)))
+
+    def header(self) -> dict[str, Any]:
+        """WCS keywords for a FITS header; empty without a WCS."""
+        return {} if self.wcs is None else dict(self.wcs.to_header(relax=True))
