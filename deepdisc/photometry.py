@@ -14,7 +14,7 @@ import numpy as np
 
 from deepdisc.errors import InputError
 
-AB_ZERO_POINT_NJY = 31.4  # exactly -2.5 log10(3631e9) to 3 millimagnitudes; the survey convention (Oke & Gunn 1983)
+AB_ZERO_POINT_NJY = 31.4  # 2.5 log10(3631 Jy / 1 nJy) = 31.4001; surveys use the round number
 
 _UNIT_IN_NJY = {
     "njy": 1.0,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
@@ -67,17 +68,12 @@ class PixelGrid:
         ra, dec = np.atleast_1d(np.asarray(ra, dtype=np.float64)), np.atleast_1d(np.asarray(dec, dtype=np.float64))
         if self.wcs is None or ra.size == 0:
             return np.full(ra.shape, np.nan), np.full(dec.shape, np.nan)
-        from astropy.coordinates import SkyCoord
-
         x, y = self.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg", frame="icrs"))
         return np.asarray(x), np.asarray(y)
 
     def cutout(self, y0: int, x0: int, shape: tuple[int, int]) -> PixelGrid:
-        """The grid of a rectangle that begins at pixel (y0, x0)."""
-        wcs = None
-        if self.wcs is not None:
-            wcs = self.wcs.deepcopy()
-            wcs.wcs.crpix = wcs.wcs.crpix - np.array([x0, y0])
+        """The grid of a rectangle that begins at pixel (y0, x0), both >= 0."""
+        wcs = None if self.wcs is None else self.wcs.slice((slice(y0, None), slice(x0, None)))
         return PixelGrid(tuple(shape), self.pixel_scale_arcsec, wcs)
 
     def same_grid(self, other: PixelGrid, tolerance_pix: float = 0.05) -> bool:
