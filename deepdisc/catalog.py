@@ -206,6 +206,8 @@ def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
         values = frame[field.name]
         if pa.types.is_list(field.type):
             arrays.append(pa.array([np.asarray(row, dtype=np.float32) for row in values], type=field.type))
+        elif pa.types.is_string(field.type):
+            arrays.append(pa.array([str(value) for value in values], type=field.type))
         else:
             arrays.append(pa.array(values.to_numpy(), type=field.type, from_pandas=False))
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -307,7 +309,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 def _read_fits(path: Path) -> pd.DataFrame:
     from astropy.table import Table
 
-    table = Table.read(path)
+    table = Table.read(path, format="fits")
     data = {}
     for name in table.colnames:
         column = table[name]

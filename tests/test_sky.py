@@ -1,0 +1,77 @@
+"""The half pixel, the WCS and spin 2, against independent numbers."""
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+
+from deepdisc.sky import PixelGrid, centers_to_edges, edges_to_centers, rotate_shear
+
+
+def tan_wcs(crpix=(51.0, 41.0), rotation_deg=0.0) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [150.0, 2.0]
+    wcs.wcs.crpix = crpix
+    angle = np.radians(rotation_deg)
+    wcs.wcs.cd = 0.2 / 3600 * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return wcs
+
+
+def gnomonic(x, y):
+    """Tangent-plane formula written out (Calabretta & Greisen 2002), for CRPIX (51, 41), no rotation."""
+    xi, eta = np.radians(-0.2 / 3600 * (x - 50)), np.radians(0.2 / 3600 * (y - 40))
+    ra0, dec0 = np.radians(150.0), np.radians(2.0)
+    ra = ra0 + np.arctan2(xi, np.cos(dec0) - eta * np.sin(dec0))
+    dec = np.arctan2((np.sin(dec0) + eta * np.cos(dec0)) * np.cos(ra - ra0), np.cos(dec0) - eta * np.sin(dec0))
+    return np.degrees(ra), np.degrees(dec)
+
+
+def test_sky_positions_equal_the_tangent_plane_formula():
+    grid = PixelGrid.from_wcs(tan_wcs(), (80, 100))
+    ra, dec = grid.to_sky([50.0, 0.0, 99.0], [40.0, 79.0, 10.0])
+    expected = gnomonic(np.array([50.0, 0.0, 99.0]), np.array([40.0, 79.0, 10.0]))
+    assert ra == pytest.approx(expected[0], abs=1e-10) and dec == pytest.approx(expected[1], abs=1e-10)
+    assert grid.pixel_scale_arcsec == pytest.approx(0.2, rel=1e-9)
+
+
+def test_a_box_around_one_pixel_is_centred_on_that_pixel_of_the_wcs():
+    # Pixel 50 covers [50, 51): its box centre is 50.5 in edge coordinates and the WCS must see 50.
+    assert edges_to_centers(50.5) == 50.0 and centers_to_edges(50.0) == 50.5
+    ra, dec = PixelGrid.from_wcs(tan_wcs(), (80, 100)).to_sky(edges_to_centers(50.5), edges_to_centers(40.5))
+    assert (ra[0], dec[0]) == pytest.approx((150.0, 2.0), abs=1e-10)
+
+
+def test_pixel_to_sky_and_back():
+    grid = PixelGrid.from_wcs(tan_wcs(rotation_deg=33), (80, 100))
+    x, y = np.array([3.3, 97.1]), np.array([70.2, 0.4])
+    back = grid.to_pixel(*grid.to_sky(x, y))
+    assert back[0] == pytest.approx(x, abs=1e-6) and back[1] == pytest.approx(y, abs=1e-6)
+
+
+def test_cutout_keeps_sky_positions():
+    grid = PixelGrid.from_wcs(tan_wcs(), (80, 100))
+    part = grid.cutout(20, 30, (10, 12))
+    assert np.array(part.to_sky(5, 7)) == pytest.approx(np.array(grid.to_sky(35, 27)), abs=1e-11)
+
+
+def test_grids_that_differ_by_a_tenth_of_a_pixel_are_different():
+    grid = PixelGrid.from_wcs(tan_wcs(), (80, 100))
+    assert grid.same_grid(PixelGrid.from_wcs(tan_wcs(crpix=(51.01, 41.0)), (80, 100)))
+    assert not grid.same_grid(PixelGrid.from_wcs(tan_wcs(crpix=(51.1, 41.0)), (80, 100)))
+    assert grid.offset_pix(PixelGrid.from_wcs(tan_wcs(crpix=(51.1, 41.0)), (80, 100))) == pytest.approx(0.1, abs=1e-3)
+    assert not grid.same_grid(PixelGrid.from_wcs(tan_wcs(), (80, 101)))
+
+
+def test_without_wcs_sky_positions_are_nan():
+    ra, dec = PixelGrid((10, 10), 0.3).to_sky([1.0, 2.0], [3.0, 4.0])
+    assert np.isnan(ra).all() and np.isnan(dec).all()
+
+
+def test_shear_turns_twice_as_fast_as_the_picture():
+    assert rotate_shear(0.1, 0.02, np.pi / 2) == pytest.approx((-0.1, -0.02))
+    assert rotate_shear(0.1, 0.02, np.pi / 4) == pytest.approx((-0.02, 0.1))
+    # An ellipse's second moments, rotated as a matrix, give the same components.
+    angle, g1, g2 = 0.3, 0.12, -0.05
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moments = turn @ np.array([[1 + g1, g2], [g2, 1 - g1]]) @ turn.T
+    assert rotate_shear(g1, g2, angle) == pytest.approx(((moments[0, 0] - moments[1, 1]) / 2, moments[0, 1]))
