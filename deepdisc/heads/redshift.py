@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepdisc.detector.pooling import ROIPooler
 from deepdisc.heads.head import Head
 from deepdisc.heads.photometry import AperturePhotometry
 from deepdisc.mixture import Mixture
@@ -21,10 +22,8 @@ class RedshiftHead(Head):
     join before the last hidden layer, so that a handful of colours is not drowned by thousands of pooled features.
 
     Args:
-        in_features: names of the feature maps to pool from.
-        pooler: ROIPooler; its output size times `in_channels` is the input width.
-        in_channels: channels of the feature maps.
-        pooled_size: side of the pooled square.
+        pooler: ROIPooler of the feature maps.
+        in_channels: channels of those maps.
         hidden: widths of the hidden layers.
         num_components: K.
         photometry: measures the objects on the pixels themselves, or None.
@@ -41,10 +40,8 @@ class RedshiftHead(Head):
 
     def __init__(
         self,
-        in_features: Sequence[str],
-        pooler: nn.Module,
+        pooler: ROIPooler,
         in_channels: int,
-        pooled_size: int = 7,
         hidden: Sequence[int] = (1024, 64),
         num_components: int = 5,
         photometry: AperturePhotometry | None = None,
@@ -53,12 +50,11 @@ class RedshiftHead(Head):
         loss_weight: float = 1.0,
     ):
         super().__init__()
-        self.in_features = list(in_features)
         self.pooler = pooler
         self.photometry = photometry
         self.sigma_min = sigma_min
         self.loss_weight = loss_weight
-        widths = [in_channels * pooled_size**2 + 1, *hidden]
+        widths = [in_channels * pooler.output_size**2 + 1, *hidden]
         self.first = nn.Sequential(nn.Linear(widths[0], widths[1]), nn.Tanh())
         joined = widths[1]
         if photometry is not None:
@@ -93,7 +89,7 @@ class RedshiftHead(Head):
             box_field: "proposal_boxes" or "pred_boxes".
         """
         boxes = [getattr(objects, box_field) for objects in instances]
-        pooled = self.pooler([features[name] for name in self.in_features], boxes)
+        pooled = self.pooler(features, boxes)
         ebv = torch.cat([objects.ebv for objects in instances]).to(pooled)[:, None]
         hidden = self.first(torch.cat((pooled.flatten(1), ebv), dim=1))
         if self.photometry is not None:

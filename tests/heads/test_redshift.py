@@ -1,0 +1,138 @@
+"""The redshift head: labels, likelihood, empty images, and photometry against numbers by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deepdisc.detector.pooling import ROIPooler
+from deepdisc.heads.photometry import AperturePhotometry
+from deepdisc.heads.redshift import RedshiftHead
+from deepdisc.structures import Instances
+
+
+def make_head(photometry=None) -> RedshiftHead:
+    torch.manual_seed(0)
+    pooler = ROIPooler(7, ["p2"], canonical_box_size=16, canonical_level=2)
+    return RedshiftHead(pooler, in_channels=4, hidden=(16, 8), num_components=3, photometry=photometry)
+
+
+def features(n: int = 2, bands: int = 3, size: int = 48) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "p2": torch.randn(n, 4, size // 4, size // 4, generator=generator),
+        "flux": torch.randn(n, bands, size, size, generator=generator),
+        "variance": torch.ones(n, bands, size, size),
+        "valid": torch.ones(n, bands, size, size, dtype=torch.bool),
+    }
+
+
+def objects(n: int, labelled: list[bool], field: str = "proposal_boxes") -> Instances:
+    boxes = torch.tensor([[4.0, 6, 18, 20]]).repeat(n, 1) + torch.arange(n)[:, None]
+    return Instances(
+        (48, 48),
+        **{field: boxes},
+        ebv=torch.full((n,), 0.02),
+        gt_redshift=torch.linspace(0.2, 1.0, n),
+        gt_has_redshift=torch.tensor(labelled, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("photometry", [None, AperturePhotometry(3)])
+def test_loss_is_the_mean_nll_of_the_labelled_objects(photometry):
+    head, maps = make_head(photometry), features()
+    batch = [objects(3, [True, False, True]), objects(2, [False, True])]
+    loss = head.losses(maps, batch)["loss_redshift"]
+    mixture = head.forward(maps, batch, "proposal_boxes")
+    truth = torch.cat([item.gt_redshift for item in batch])
+    chosen = torch.tensor([True, False, True, False, True])
+    assert loss.item() == pytest.approx(-mixture.log_prob(truth)[chosen].mean().item(), rel=1e-5)
+
+
+def test_values_of_unlabelled_objects_do_not_matter():
+    head, maps = make_head(), features()
+    batch = [objects(3, [True, False, True]), objects(2, [False, False])]
+    before = head.losses(maps, batch)["loss_redshift"]
+    batch[0].gt_redshift[1] = float("nan")
+    batch[1].gt_redshift[:] = float("nan")
+    after = head.losses(maps, batch)["loss_redshift"]
+    assert torch.equal(before, after) and torch.isfinite(after)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [objects(3, [False] * 3), objects(2, [False] * 2)],
+        [objects(0, []), objects(0, [])],
+        [Instances((48, 48), proposal_boxes=torch.rand(2, 4), ebv=torch.zeros(2))] * 2,
+    ],
+    ids=["no labels", "no objects", "no label fields"],
+)
+def test_a_batch_without_redshifts_costs_exactly_zero_and_keeps_every_gradient(batch):
+    head = make_head(AperturePhotometry(3))
+    loss = head.losses(features(), batch)["loss_redshift"]
+    assert loss.item() == 0.0
+    loss.backward()
+    assert all(p.grad is not None and torch.all(p.grad == 0) for p in head.parameters())
+
+
+def test_predictions_exist_for_empty_images_and_have_no_mass_below_zero():
+    head = make_head()
+    out = head.predict(features(), [objects(0, [], "pred_boxes"), objects(2, [True, True], "pred_boxes")])
+    assert [len(item.pred_redshift) for item in out] == [0, 2]
+    assert out[1].pred_redshift.cdf(torch.tensor(0.0)).tolist() == [0, 0]
+
+
+def test_reddening_is_an_input():
+    head, maps = make_head(), features(1)
+    clear, dusty = objects(2, [True, True]), objects(2, [True, True])
+    dusty.ebv = dusty.ebv + 1.0
+    a, b = (head.forward(maps, [item], "proposal_boxes").component_mean for item in (clear, dusty))
+    assert not torch.allclose(a, b)
+
+
+def gaussian_source(x: float, y: float, sigma: float, flux, size: int = 64) -> torch.Tensor:
+    """Image (C, size, size) of a Gaussian source of total flux `flux` (C,), centre in edge coordinates."""
+    grid = torch.arange(size) + 0.5
+    profile = torch.exp(-0.5 * (((grid - x) / sigma) ** 2 + ((grid[:, None] - y) / sigma) ** 2))
+    return torch.as_tensor(flux, dtype=torch.float32)[:, None, None] * profile / profile.sum()
+
+
+def test_aperture_flux_of_a_gaussian_source_is_its_flux_and_the_error_that_of_white_noise():
+    flux = np.array([3000.0, 1500.0])
+    photometry = AperturePhotometry(2, sigmas_pix=(2.5,))
+    pixels = {
+        "flux": gaussian_source(31.3, 30.8, 2.5, flux)[None],
+        "variance": torch.full((1, 2, 64, 64), 4.0),
+        "valid": torch.ones(1, 2, 64, 64, dtype=torch.bool),
+    }
+    # The box is off by 1.2 pixels: the measurement must find the source.
+    boxes = torch.tensor([[27.0, 25.0, 38.0, 36.0]])
+    row = photometry(pixels, [Instances((64, 64), pred_boxes=boxes)], "pred_boxes")[0]
+    # Weights w = exp(-r^2 / 2 s^2): sum w f / sum w^2 = F * peak * sum w^2 / sum w^2 with peak = 1 / (2 pi s^2).
+    peak = flux / (2 * math.pi * 2.5**2)
+    error = 2.0 / math.sqrt(math.pi * 2.5**2)  # sqrt(v) / sqrt(sum w^2), sum w^2 = pi s^2
+    expected = np.arcsinh(peak / (2 * error)) + np.log(2 * error)
+    assert row[:2].numpy() == pytest.approx(expected / 4 - 1, abs=2e-3)
+    assert row[2].item() == pytest.approx(math.log(0.5), abs=0.02)  # the colour: half the flux
+    assert row[3:5].numpy() == pytest.approx(np.arcsinh(peak / error) / 3, abs=2e-3)
+    assert row[5:].tolist() == [1, 1]
+
+
+def test_photometry_ignores_masked_pixels_and_survives_a_band_without_any():
+    photometry = AperturePhotometry(2)
+    pixels = {
+        "flux": gaussian_source(32, 32, 2.5, [1000.0, 1000.0])[None],
+        "variance": torch.ones(1, 2, 64, 64),
+        "valid": torch.ones(1, 2, 64, 64, dtype=torch.bool),
+    }
+    box = [Instances((64, 64), pred_boxes=torch.tensor([[26.0, 26, 38, 38], [-3, -3, 3, 3]]))]
+    clean = photometry(pixels, box, "pred_boxes")
+    pixels["valid"][:, 1] = False
+    pixels["valid"][:, 0, 40:, :] = False
+    pixels["flux"][:, 0, 40:, :] = 1e6
+    masked = photometry(pixels, box, "pred_boxes")
+    assert torch.isfinite(masked).all()
+    assert masked[0, 0].item() == pytest.approx(clean[0, 0].item(), abs=0.01)
+    assert masked[0, -1] == 0
