@@ -1,0 +1,1 @@
+"""The two-stage detector: region proposals, then heads on the regions."""

@@ -1,0 +1,162 @@
+"""The detector: images in, objects out (generalised R-CNN, as in detectron2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepdisc.detector.roi_heads import ROIHeads
+from deepdisc.detector.rpn import RPN
+from deepdisc.errors import InputError, nearest
+from deepdisc.structures import ImageBatch, Instances, RegionMasks
+
+
+class Detector(nn.Module):
+    """Finds, separates and measures every object in multi-band images.
+
+    Input: a list of records, one per image, which may differ in size:
+        image: (C, h, w) float; C bands in the model's order.
+        variance: (C, h, w), mask: (C, h, w) bool, True = no data; both optional, for `stretch`.
+        ebv: E(B-V), a scalar or a coarse grid over the image; 0 when absent.
+        instances: in training, the true objects: `gt_boxes`, `gt_classes`, `gt_masks` (bool (N, h, w) or
+            `RegionMasks`) and the labels of the other heads.
+
+    Output: in training a dict of named losses; else for each image {"instances": Instances} with `pred_boxes`,
+    `scores`, `pred_classes`, `pred_masks`, `ebv` and the other heads' fields, in the pixels of the input image.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        proposal_generator: RPN,
+        roi_heads: ROIHeads,
+        pixel_mean: float | Sequence[float] = 0.0,
+        pixel_std: float | Sequence[float] = 1.0,
+        stretch: nn.Module | None = None,
+    ):
+        """Assemble the detector.
+
+        Args:
+            backbone: image -> dict of maps, with `in_channels`, `strides` and `size_divisibility` (see `FPN`).
+            proposal_generator: first stage.
+            roi_heads: second stage.
+            pixel_mean: subtracted from the (stretched) image; one number, or one per band.
+            pixel_std: the image is then divided by this; likewise.
+            stretch: (image, variance, mask) -> image, before mean and std; None = the image as it is.
+
+        Raises:
+            InputError: mean or std of another number of bands; a part reads a map that the backbone does not make.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        self.stretch = stretch
+        for name, value in {"pixel_mean": pixel_mean, "pixel_std": pixel_std}.items():
+            value = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+            if len(value) not in (1, backbone.in_channels):
+                raise InputError(
+                    f"{name} has {len(value)} values but the model {backbone.in_channels} bands: give one number, or "
+                    "one per band"
+                )
+            # not in the state dict, as in detectron2: they belong to the configuration
+            self.register_buffer(name, value, persistent=False)
+        for part in self.modules():
+            names = getattr(part, "in_features", None)
+            for name in names if isinstance(names, list) else []:  # nn.Linear has a number of that name
+                if name != "image" and name not in backbone.strides:
+                    raise InputError(
+                        f"{type(part).__name__} reads the map {name!r}, which the backbone does not make; nearest: "
+                        f"{nearest(name, backbone.strides)!r} of {', '.join(backbone.strides)}"
+                    )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def forward(self, records: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Losses in training mode, detections otherwise; see the class."""
+        return self.losses(records) if self.training else self.predict(records)
+
+    def losses(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Named losses of a batch, in either mode (a validation loss must not touch batch-norm statistics).
+
+        Raises:
+            InputError: an image of another number of bands, or without pixels, or without `instances`.
+            FloatingPointError: the proposals are not finite.
+        """
+        targets = [self._target(record) for record in records]
+        features, image_sizes = self._features(records)
+        proposals, losses = self.proposal_generator(features, image_sizes, targets)
+        return losses | self.roi_heads.losses(features, proposals, targets, self._maps(records))
+
+    def predict(self, records: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detections of each image, best first; see the class and `losses`."""
+        features, image_sizes = self._features(records)
+        proposals, _ = self.proposal_generator(features, image_sizes)
+        found = self.roi_heads.predict(features, proposals, self._maps(records))
+        return [{"instances": instances} for instances in found]
+
+    def _features(self, records: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        records = [self._on_device(record) for record in records]
+        batch = self.preprocess(records)
+        features = {"image": batch.tensor, **self.backbone(batch.tensor)}
+        if self.stretch is not None:
+            features.update(self._pixels(records))
+        return features, batch.image_sizes
+
+    def _on_device(self, record: dict[str, Any]) -> dict[str, Tensor]:
+        image = record["image"]
+        if image.ndim != 3 or 0 in image.shape:
+            raise InputError(f"an image must be (band, y, x) and not empty; this one is {tuple(image.shape)}")
+        pixels = {name: record[name] for name in ("image", "variance", "mask") if record.get(name) is not None}
+        for name, value in pixels.items():
+            if value.shape != image.shape:
+                raise InputError(f"{name} is {tuple(value.shape)}, the image {tuple(image.shape)}: they must agree")
+        return {name: value.to(self.device) for name, value in pixels.items()}
+
+    def preprocess(self, records: list[dict[str, Tensor]]) -> ImageBatch:
+        """Stretch and normalise each image, then pad all to a common size."""
+        images = []
+        for record in records:
+            image = record["image"]
+            if self.stretch is not None:
+                image = self.stretch(image, record.get("variance"), record.get("mask"))
+            if len(image) != self.backbone.in_channels:
+                raise InputError(
+                    f"the image has {len(image)} bands, but the model was made for {self.backbone.in_channels}: select "
+                    "the model's bands, in its order"
+                )
+            images.append((image - self.pixel_mean) / self.pixel_std)
+        return ImageBatch.from_list(images, self.backbone.size_divisibility)
+
+    def _pixels(self, records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The measured pixels, for heads that need fluxes: zero where masked or padded.
+
+        Returns:
+            "flux" (N, C, H, W) nJy, "valid" bool, and "variance" nJy^2 if every record has one.
+        """
+        valid = [torch.isfinite(x["image"]) & ~x.get("mask", torch.tensor(False)) for x in records]
+        stacks = {"valid": valid, "flux": [torch.where(v, x["image"], 0) for v, x in zip(valid, records, strict=True)]}
+        if all("variance" in x for x in records):
+            stacks["variance"] = [torch.where(v, x["variance"], 0) for v, x in zip(valid, records, strict=True)]
+        divisibility = self.backbone.size_divisibility
+        return {name: ImageBatch.from_list(images, divisibility).tensor for name, images in stacks.items()}
+
+    def _target(self, record: dict[str, Any]) -> Instances:
+        if "instances" not in record:
+            raise InputError("a record without 'instances' cannot be trained on; give Instances, empty if need be")
+        target = record["instances"].to(self.device)
+        if len(target) == 0:
+            target.gt_boxes = torch.zeros((0, 4), device=self.device)
+            target.gt_classes = torch.zeros((0,), dtype=torch.int64, device=self.device)
+        if target.has("gt_masks") and isinstance(target.gt_masks, Tensor):
+            target.gt_masks = RegionMasks.from_dense(target.gt_masks)
+        return target
+
+    def _maps(self, records: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        return [{"ebv": torch.as_tensor(record.get("ebv", 0.0), device=self.device)} for record in records]

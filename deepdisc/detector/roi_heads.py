@@ -1,0 +1,159 @@
+"""Second stage: which proposals are learned from, and the heads that measure regions.
+
+Legend: N images, K classes without background, which is class K. `gt_` fields describe the object that a proposal
+matches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from deepdisc.detector.matcher import Matcher, sample_labels
+from deepdisc.detector.pooling import ROIPooler
+from deepdisc.structures import Instances, sample_map
+
+# the objectness of a true box among the proposals: a probability of 1 - 1e-10, as in detectron2
+TRUE_BOX_LOGIT = math.log((1.0 - 1e-10) / 1e-10)
+
+
+class ROIHeads(nn.Module):
+    """Classifies and refines proposals, then lets every head measure what was found.
+
+    Heads follow `deepdisc.heads.head.Head`; nothing here knows what they measure.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        proposal_matcher: Matcher,
+        box_pooler: ROIPooler,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        mask_head: nn.Module | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        chunk_size: int = 1024,
+    ):
+        """Assemble the heads.
+
+        Args:
+            num_classes: K.
+            proposal_matcher: which proposal stands for which object.
+            box_pooler: cuts the proposals out of the maps.
+            box_head: pooled regions -> features.
+            box_predictor: features -> class and box.
+            mask_head: the head of masks, or None.
+            heads: further heads by name.
+            batch_size_per_image: proposals of an image in the losses.
+            positive_fraction: largest fraction of these that match an object.
+            chunk_size: proposals that are classified at a time in prediction, which bounds the memory.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.proposal_matcher = proposal_matcher
+        self.box_pooler = box_pooler
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.mask_head = mask_head
+        self.heads = nn.ModuleDict(dict(heads or {}))
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.chunk_size = chunk_size
+
+    def all_heads(self) -> dict[str, nn.Module]:
+        """The heads of detected objects by name, the mask's first."""
+        return ({} if self.mask_head is None else {"mask": self.mask_head}) | dict(self.heads.items())
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+        maps: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Losses of all heads.
+
+        Args:
+            features: maps of the batch by name.
+            proposals: of each image, from the proposal network.
+            targets: the true objects of each image: `gt_boxes`, `gt_classes` and what the heads need.
+            maps: for each image the quantities (scalar or coarse grid) that heads want at the box centres, by name.
+        """
+        sampled, foreground = [], []
+        for proposal, target, values in zip(proposals, targets, maps, strict=True):
+            regions, objects = self.sample(proposal, target)
+            sampled.append(regions)
+            foreground.append(_with_maps(objects, objects.proposal_boxes, values))
+        pooled = self.box_pooler(features, [x.proposal_boxes for x in sampled])
+        losses = self.box_predictor.losses(*self.box_predictor(self.box_head(pooled)), sampled)
+        for head in self.all_heads().values():
+            losses.update(head.losses(features, foreground))
+        return losses
+
+    @torch.no_grad()
+    def sample(self, proposals: Instances, target: Instances) -> tuple[Instances, Instances]:
+        """Choose the proposals of one image that are learned from; the true boxes take part as proposals.
+
+        Returns:
+            all sampled regions (objects first) with `proposal_boxes`, `gt_classes` and `gt_boxes`, and the objects
+            among them with every `gt_*` field of their matches.
+        """
+        boxes = torch.cat((proposals.proposal_boxes, target.gt_boxes.to(proposals.proposal_boxes)))
+        true_logits = proposals.objectness_logits.new_full((len(target),), TRUE_BOX_LOGIT)
+        logits = torch.cat((proposals.objectness_logits, true_logits))
+        index, label = self.proposal_matcher(target.gt_boxes, boxes)
+        if len(target):
+            classes = torch.where(label == 1, target.gt_classes[index], self.num_classes)
+            classes = torch.where(label == -1, -1, classes)
+        else:
+            classes = torch.full_like(index, self.num_classes)
+        positive, negative = sample_labels(
+            classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
+        )
+        chosen = torch.cat((positive, negative))
+        regions = Instances(
+            target.image_size,
+            proposal_boxes=boxes[chosen],
+            objectness_logits=logits[chosen],
+            gt_classes=classes[chosen],
+            gt_boxes=target.gt_boxes[index[chosen]] if len(target) else boxes[chosen],
+        )
+        objects = regions[: len(positive)]
+        for name, value in target[index[positive]].fields().items():
+            if name.startswith("gt_"):
+                objects.set(name, value)
+        return regions, objects
+
+    def predict(
+        self, features: dict[str, Tensor], proposals: list[Instances], maps: list[dict[str, Tensor]]
+    ) -> list[Instances]:
+        """Detections of each image with the fields of every head; for the arguments see `losses`."""
+        found = []
+        for i, (proposal, values) in enumerate(zip(proposals, maps, strict=True)):
+            own = {name: features[name][i : i + 1] for name in self.box_pooler.in_features}
+            logits, deltas = self.classify(own, proposal.proposal_boxes)
+            objects = self.box_predictor.detect(logits, deltas, proposal.proposal_boxes, proposal.image_size)
+            found.append(_with_maps(objects, objects.pred_boxes, values))
+        for head in self.all_heads().values():
+            found = head.predict(features, found)
+        return found
+
+    def classify(self, features: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and offsets (R, 4 K) of boxes (R, 4) of one image (maps (1, C, H, W)), in chunks."""
+        parts = [
+            self.box_predictor(self.box_head(self.box_pooler(features, [part])))
+            for part in boxes.split(self.chunk_size)
+        ]
+        logits, deltas = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(deltas)
+
+
+def _with_maps(instances: Instances, boxes: Tensor, maps: dict[str, Tensor]) -> Instances:
+    for name, value in maps.items():
+        instances.set(name, sample_map(value, boxes, instances.image_size))
+    return instances
