@@ -219,7 +219,11 @@ def test_command_line_text_is_never_evaluated(base):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab: #'[{\n1.eE-_", max_size=8),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text("ab: #'[{\n1.eE-_", max_size=6),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
         max_leaves=10,
     )

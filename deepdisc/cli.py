@@ -1,0 +1,438 @@
+"""The command line: `deepdisc COMMAND ...`. Arguments in, one call of the public API, an exit code out.
+
+Exit codes: 0 done; 2 the user's input is wrong; 3 done, but parts of the field could not be read; 1 a fault of ours.
+Heavy modules are imported inside the handlers, so that `deepdisc --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepdisc import __version__
+from deepdisc.errors import InputError
+
+DONE, FAULT, WRONG_INPUT, PARTS_UNREAD, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` defaults to the arguments of the process."""
+    try:
+        args = parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit as exit_:  # argparse has printed its help or its message
+        return int(exit_.code or 0)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return args.run(args)
+    except InputError as error:
+        print(f"deepdisc: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("deepdisc: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`deepdisc models list | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:
+        traceback.print_exc()
+        print(f"deepdisc {__version__}: a fault of deepdisc; please report it with the lines above", file=sys.stderr)
+        return FAULT
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse arguments; `key=value` arguments may stand anywhere among the flags, which argparse alone refuses."""
+    parser = make_parser()
+    args, rest = parser.parse_known_args(list(argv))
+    strangers = [text for text in rest if text.startswith("-") or "=" not in text or "many" not in args]
+    if strangers:
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+    if rest:
+        setattr(args, args.many, [*getattr(args, args.many), *rest])
+    return args
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="deepdisc",
+        description="Pixels in, a photo-z catalogue out: find, separate and measure the galaxies of a mosaic.",
+        epilog="`deepdisc COMMAND --help` shows an example of each command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"deepdisc {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_simulate, _prepare, _train, _predict, _evaluate, _models, _regrid, _inspect):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, run, summary: str, example: str, details: str = "") -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n{details}",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the config file to change")
+    parser.set_defaults(many="overrides")
+
+
+# simulate -------------------------------------------------------------------------------------------------------
+
+
+def _simulate(commands) -> None:
+    parser = _command(
+        commands,
+        "simulate",
+        run_simulate,
+        "draw synthetic mosaics with their truth (extra: sim)",
+        "deepdisc simulate --config-file configs/sky/demo.py --output sky --seed 7 sky.shape=[256,256]",
+        "Each field: mosaic.yaml, one FITS file per band, segmentation.fits, truth.parquet; and one recipe.yaml.",
+    )
+    parser.add_argument("--config-file", "--config", required=True, metavar="FILE", help="e.g. configs/sky/demo.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    _add_overrides(parser)
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    """`deepdisc simulate`."""
+    from deepdisc.config import load
+    from deepdisc.simulate import simulate
+
+    for folder in simulate(load(args.config_file, args.overrides), args.output, seed=args.seed):
+        print(folder)
+    return DONE
+
+
+# prepare --------------------------------------------------------------------------------------------------------
+
+
+def _prepare(commands) -> None:
+    parser = _command(
+        commands,
+        "prepare",
+        run_prepare,
+        "cut mosaics with truth into a data set for training",
+        "deepdisc prepare sky/recipe.yaml --output sky_dataset",
+        "Splits by area of the sky: no object, and no neighbour of it, is in two splits.",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="fields with their truth; simulate writes one")
+    parser.add_argument("--output", required=True, type=Path, metavar="DATASET")
+    parser.add_argument("--tile-size", type=_positive, default=512, metavar="PIXELS", help="default: 512")
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """`deepdisc prepare`."""
+    from deepdisc.data.prepare import prepare
+
+    print(prepare(args.recipe, args.output, tile_size=args.tile_size))
+    return DONE
+
+
+# train ----------------------------------------------------------------------------------------------------------
+
+
+def _train(commands) -> None:
+    parser = _command(
+        commands,
+        "train",
+        run_train,
+        "train the network of a config file",
+        "deepdisc train --config-file configs/ugriz_r18.py train.output_dir=runs/first train.max_iter=100",
+        "Checkpoints, the resolved config and logs go to train.output_dir of the config.",
+    )
+    parser.add_argument(
+        "--config-file", "--config", required=True, metavar="FILE", help="a .py config, or a saved .yaml"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    parser.add_argument("--eval-only", action="store_true", help="only the validation loss of the last checkpoint")
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="default: all there are; 0 trains on the CPU")
+    _add_overrides(parser)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """`deepdisc train`."""
+    from deepdisc.config import load
+
+    cfg = load(args.config_file, args.overrides)
+    from deepdisc.training import train
+
+    print(train(cfg, resume=args.resume, eval_only=args.eval_only, num_gpus=args.num_gpus))
+    return DONE
+
+
+# predict --------------------------------------------------------------------------------------------------------
+
+
+def _predict(commands) -> None:
+    parser = _command(
+        commands,
+        "predict",
+        run_predict,
+        "make the catalogue of a mosaic",
+        "deepdisc predict sky/mosaic.yaml --model ugriz_r18 --output catalogue\n"
+        "  deepdisc predict g=g.fits.fz r=r.fits.fz --model runs/first/model_best.pth --pixel-scale 0.2 --output cat",
+        "Writes catalog.parquet, catalog.fits, segmentation.fits, regions.reg and run.json.\n"
+        "Exit code 3: done, but parts of the field could not be read.",
+    )
+    parser.add_argument("mosaic", nargs="+", metavar="MOSAIC", help="a mosaic.yaml, one FITS cube, or BAND=FILE ...")
+    parser.add_argument("--model", required=True, metavar="NAME|CHECKPOINT", help="see `deepdisc models list`")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds")
+    _add_mosaic_options(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    parser.add_argument("--tile-size", type=_positive, default=512, metavar="PIXELS", help="default: 512")
+    parser.add_argument("--overlap", type=_natural, default=128, metavar="PIXELS",
+                        help="at least twice the half-size of the largest object (default: 128)")  # fmt: skip
+    parser.add_argument("--batch-size", type=_positive, default=1, metavar="TILES", help="tiles at once (default: 1)")
+    parser.add_argument("--score-threshold", type=_fraction, metavar="P", help="least score (default: the model's)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+
+
+def _add_mosaic_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(many="mosaic")
+    group = parser.add_argument_group("what the mosaic itself may not say")
+    group.add_argument("--bands", type=_bands, metavar="u,g,z=Z", help="bands; model=mosaic where names differ")
+    group.add_argument("--pixel-scale", type=_positive_float, metavar="ARCSEC", help="where there is no WCS")
+    group.add_argument("--zero-point", type=_zero_points, metavar="MAG|BAND=MAG,...", help="AB magnitude of one count")
+    group.add_argument("--ebv", type=_natural_float, metavar="MAG", help="Milky Way reddening E(B-V) of the field")
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """`deepdisc predict`."""
+    import torch
+
+    from deepdisc.inference.predict import predict
+    from deepdisc.model_zoo import load_model
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = _device(args.device)
+    with _open_mosaic(args) as mosaic:
+        model, cfg = load_model(args.model)
+        result = predict(
+            mosaic,
+            model.to(device),
+            args.output,
+            bands=cfg.bands,
+            class_names=cfg.class_names,
+            tile=args.tile_size,
+            overlap=args.overlap,
+            batch=args.batch_size,
+            device=device,
+            score_threshold=args.score_threshold,
+            provenance={"model": args.model, "mosaic": args.mosaic},
+            overwrite=args.overwrite,
+        )
+    print(f"{result.count} objects: {result.catalog}")
+    for part in result.unreadable:
+        print(f"could not read {part}", file=sys.stderr)
+    return PARTS_UNREAD if result.unreadable else DONE
+
+
+def _open_mosaic(args: argparse.Namespace):
+    from deepdisc.data.mosaic import Mosaic
+
+    source = args.mosaic[0] if len(args.mosaic) == 1 else args.mosaic
+    return Mosaic.open(
+        source, bands=args.bands, pixel_scale=args.pixel_scale, zero_points=args.zero_point, ebv=args.ebv
+    )
+
+
+def _device(name: str):
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}; use --device cpu") from error
+    return device
+
+
+# evaluate -------------------------------------------------------------------------------------------------------
+
+
+def _evaluate(commands) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "score a catalogue against the truth",
+        "deepdisc evaluate catalogue/catalog.parquet sky/truth.parquet --mosaic sky/mosaic.yaml --output scores",
+        "Any program's catalogue: columns x, y or ra, dec; redshifts where it has z_mode.\n"
+        "Writes metrics.json and report.html.",
+    )
+    parser.add_argument("pred", type=Path, metavar="PRED", help="catalogue (.parquet, .fits, .ecsv, .csv)")
+    parser.add_argument("truth", type=Path, metavar="TRUTH", help="truth catalogue, or a deeper one")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml, for pictures in the report")
+    parser.add_argument(
+        "--segmentation", action="store_true", help="also score outlines: segmentation.fits beside both"
+    )
+    parser.add_argument("--compare", type=Path, metavar="CATALOGUE", help="another program's, put beside PRED")
+    parser.add_argument("--band", help="band of the magnitudes (default: r, i or the middle one)")
+    parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter true objects are not required")
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument(
+        "--iou", type=_fraction, metavar="X", help="match boxes of at least this overlap (default: 0.5)"
+    )
+    limits.add_argument("--pixels", type=_positive_float, metavar="D", help="match positions within D pixels instead")
+    limits.add_argument(
+        "--arcsec", type=_positive_float, metavar="D", help="match positions on the sky within D instead"
+    )
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """`deepdisc evaluate`."""
+    from contextlib import nullcontext
+
+    from deepdisc.data.mosaic import Mosaic
+    from deepdisc.evaluation import evaluate
+
+    maps = [path.parent / "segmentation.fits" if args.segmentation else None for path in (args.pred, args.truth)]
+    with Mosaic.open(args.mosaic) if args.mosaic else nullcontext() as mosaic:
+        evaluate(
+            args.pred,
+            args.truth,
+            args.output,
+            mosaic=mosaic,
+            iou_threshold=args.iou,
+            max_distance_pix=args.pixels,
+            max_distance_arcsec=args.arcsec,
+            band=args.band,
+            mag_limit=args.mag_limit,
+            pred_segmentation=maps[0],
+            truth_segmentation=maps[1],
+            compare=args.compare,
+        )
+    print(args.output / "report.html")
+    return DONE
+
+
+# models, regrid, inspect ----------------------------------------------------------------------------------------
+
+
+def _models(commands) -> None:
+    parser = _command(commands, "models", run_models, "list, show or verify the models that are shipped",
+                      "deepdisc models show ugriz_r18")  # fmt: skip
+    parser.add_argument("action", choices=("list", "show", "verify"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """`deepdisc models`."""
+    from deepdisc import model_zoo
+
+    return DONE
+
+
+def _regrid(commands) -> None:
+    parser = _command(
+        commands,
+        "regrid",
+        run_regrid,
+        "bring the bands of a mosaic onto one pixel grid (extra: regrid)",
+        "deepdisc regrid g=g.fits Ks=ks.fits --reference g --output regridded",
+    )
+    parser.add_argument("mosaic", nargs="+", metavar="MOSAIC", help="a mosaic.yaml or BAND=FILE ...")
+    parser.add_argument("--reference", metavar="BAND", help="the pixel grid to use (default: the first band)")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+
+
+def run_regrid(args: argparse.Namespace) -> int:
+    """`deepdisc regrid`."""
+    from deepdisc.data.regrid import regrid
+
+    print(regrid(args.mosaic[0] if len(args.mosaic) == 1 else args.mosaic, args.output, reference=args.reference))
+    return DONE
+
+
+def _inspect(commands) -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        run_inspect,
+        "say what a file is: mosaic, catalogue, config, checkpoint, data set",
+        "deepdisc inspect sky/mosaic.yaml",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH")
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """`deepdisc inspect`."""
+    return DONE
+
+
+# how arguments are read -----------------------------------------------------------------------------------------
+
+
+def _number(text: str, kind: type, allowed: str, accept) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not accept(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    return value
+
+
+def _positive(text: str) -> int:
+    return _number(text, int, "a whole number above 0", lambda value: value > 0)
+
+
+def _natural(text: str) -> int:
+    return _number(text, int, "a whole number, 0 or more", lambda value: value >= 0)
+
+
+def _fraction(text: str) -> float:
+    return _number(text, float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _positive_float(text: str) -> float:
+    return _number(text, float, "a number above 0", lambda value: 0 < value < float("inf"))
+
+
+def _natural_float(text: str) -> float:
+    return _number(text, float, "a number, 0 or more", lambda value: 0 <= value < float("inf"))
+
+
+def _bands(text: str) -> dict[str, str]:
+    """Read "u,g,z=Z": {name in the model: name in the mosaic}."""
+    bands = {}
+    for item in text.split(","):
+        model, _, mosaic = (part.strip() for part in item.partition("="))
+        if not model or model in bands:
+            raise argparse.ArgumentTypeError(f"{text!r}: give each band once, as NAME or MODEL=MOSAIC, with commas")
+        bands[model] = mosaic or model
+    return bands
+
+
+def _zero_points(text: str) -> float | dict[str, float]:
+    """Read "22.5" or "g=22.5,r=25"."""
+    if "=" not in text:
+        return _number(text, float, "a magnitude, or BAND=MAGNITUDE,...", lambda value: abs(value) < 100)
+    values = {}
+    for item in text.split(","):
+        band, _, value = (part.strip() for part in item.partition("="))
+        values[band] = _number(value, float, "a magnitude", lambda number: abs(number) < 100)
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

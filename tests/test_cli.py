@@ -1,0 +1,151 @@
+"""The command line: what it parses, which function it calls, which exit code comes out."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from deepdisc import cli
+from deepdisc.errors import InputError
+
+COMMANDS = ("simulate", "prepare", "train", "predict", "evaluate", "models", "regrid", "inspect")
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_needs_neither_torch_nor_numpy_nor_astropy():
+    code = (
+        "import sys, deepdisc\nfrom deepdisc.cli import main\n"
+        f"for command in ({', '.join(repr(c) for c in COMMANDS)}): assert main([command, '--help']) == 0\n"
+        "print('loaded:', [m for m in ('torch', 'numpy', 'astropy', 'pandas', 'galsim') if m in sys.modules])"
+    )
+    assert run_python(code).endswith("loaded: []\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example_that_parses(command, capsys):
+    import shlex
+
+    assert cli.main([command, "--help"]) == 0
+    examples = capsys.readouterr().out.split("example:\n")[1].strip().splitlines()
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == "deepdisc"
+        assert cli.parse(arguments).run is getattr(cli, f"run_{command}")
+
+
+def test_version(capsys):
+    import deepdisc
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"deepdisc {deepdisc.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["predct"], "invalid choice: 'predct'"),
+        (["predict", "m.yaml", "--output", "x"], "required: --model"),
+        (
+            ["predict", "m.yaml", "--output", "x", "--model", "m", "--tile-size", "0"],
+            "'0' is not a whole number above 0",
+        ),
+        (["predict", "m.yaml", "--output", "x", "--model", "m", "--overlap", "-1"], "'-1' is not a whole number"),
+        (
+            ["predict", "m.yaml", "--output", "x", "--model", "m", "--score-threshold", "2"],
+            "'2' is not a number from 0 to",
+        ),
+        (["predict", "m.yaml", "--output", "x", "--model", "m", "--bands", "g,g"], "give each band once"),
+        (["predict", "m.yaml", "--output", "x", "--model", "m", "--zero-point", "g=x"], "'x' is not a magnitude"),
+        (["predict", "m.yaml", "--output", "x", "--model", "m", "--pixel-scale", "nan"], "'nan' is not a number above"),
+        (["predict", "m.yaml", "--output", "x", "--model", "m", "a=1", "--what"], "unrecognized arguments: --what"),
+        (
+            ["simulate", "--config-file", "configs/sky/demo.py", "--output", "x", "lr"],
+            "'lr' is not of the form key=value",
+        ),
+        (["models", "lst"], "invalid choice: 'lst'"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_say_why(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere():
+    args = cli.parse(["train", "a=1", "--config", "x.py", "b=2", "--num-gpus", "0", "c.d=[1,2]", "--resume"])
+    assert args.overrides == ["a=1", "b=2", "c.d=[1,2]"]
+    assert (args.config_file, args.num_gpus, args.resume, args.eval_only) == ("x.py", 0, True, False)
+
+
+def test_bands_and_zero_points_are_read():
+    args = cli.parse(
+        ["predict", "m", "--model", "m", "--output", "o", "--bands", "u, g,z=Z", "--zero-point", "g=22.5,r=25"]
+    )
+    assert args.bands == {"u": "u", "g": "g", "z": "Z"}
+    assert args.zero_point == {"g": 22.5, "r": 25.0}
+    assert cli.parse(["predict", "m", "--model", "m", "--output", "o", "--zero-point", "31.4"]).zero_point == 31.4
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (InputError("file x\n  is missing"), 2, "deepdisc: error: file x is missing\n"),
+        (KeyboardInterrupt(), 130, "deepdisc: interrupted\n"),
+        (ZeroDivisionError("oops"), 1, "ZeroDivisionError: oops"),
+        (ZeroDivisionError("oops"), 1, "please report it"),
+    ],
+)
+def test_exit_codes(raised, code, message, monkeypatch, capsys):
+    def fail(args):
+        raise raised
+
+    monkeypatch.setattr(cli, "run_inspect", fail)
+    assert cli.main(["inspect", "x"]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert ("Traceback" in error) == (code == 1)
+
+
+def test_a_wrong_config_is_one_line_and_exit_code_2(tmp_path, capsys):
+    assert cli.main(["train", "--config-file", str(tmp_path / "none.py")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("deepdisc: error: config file ") and error.count("\n") == 1
+
+
+def test_the_module_and_the_tools_are_the_same_program(repository):
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    for tool, command in [
+        ("train_net", "train"),
+        ("predict_field", "predict"),
+        ("prepare_dataset", "prepare"),
+        ("evaluate", "evaluate"),
+    ]:
+        result = subprocess.run(
+            [sys.executable, repository / "tools" / f"{tool}.py", "--help"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.startswith(f"usage: deepdisc {command}")
+
+
+def test_simulate_passes_config_output_and_seed(monkeypatch, tmp_path, capsys):
+    calls = []
+    fake = types.ModuleType("deepdisc.simulate")
+    fake.simulate = lambda cfg, output, seed: calls.append((cfg, output, seed)) or [output / "mosaic.yaml"]
+    monkeypatch.setitem(sys.modules, "deepdisc.simulate", fake)
+    config = tmp_path / "sky.py"
+    config.write_text("sky = dict(fields=1)\n")
+    assert (
+        cli.main(["simulate", "--config-file", str(config), "--output", str(tmp_path), "--seed", "3", "sky.fields=2"])
+        == 0
+    )
+    ((cfg, output, seed),) = calls
+    assert (cfg.sky.fields, output, seed) == (2, tmp_path, 3)
+    assert capsys.readouterr().out == f"{tmp_path / 'mosaic.yaml'}\n"
