@@ -89,7 +89,7 @@ model = L(Detector)(
         ),
         heads={},
     ),
-    pixel_mean=0.0,
-    pixel_std=1.0,
+    pixel_mean=[0.0],  # one value for all bands, or one per band
+    pixel_std=[1.0],
     stretch=None,
 )

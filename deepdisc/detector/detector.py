@@ -33,8 +33,8 @@ class Detector(nn.Module):
         backbone: nn.Module,
         proposal_generator: RPN,
         roi_heads: ROIHeads,
-        pixel_mean: float | Sequence[float] = 0.0,
-        pixel_std: float | Sequence[float] = 1.0,
+        pixel_mean: Sequence[float] = (0.0,),
+        pixel_std: Sequence[float] = (1.0,),
         stretch: nn.Module | None = None,
     ):
         """Assemble the detector.
@@ -43,7 +43,7 @@ class Detector(nn.Module):
             backbone: image -> dict of maps, with `in_channels`, `strides` and `size_divisibility` (see `FPN`).
             proposal_generator: first stage.
             roi_heads: second stage.
-            pixel_mean: subtracted from the (stretched) image; one number, or one per band.
+            pixel_mean: subtracted from the (stretched) image; one value for all bands, or one per band.
             pixel_std: the image is then divided by this; likewise.
             stretch: (image, variance, mask) -> image, before mean and std; None = the image as it is.
 
@@ -59,7 +59,7 @@ class Detector(nn.Module):
             value = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
             if len(value) not in (1, backbone.in_channels):
                 raise InputError(
-                    f"{name} has {len(value)} values but the model {backbone.in_channels} bands: give one number, or "
+                    f"{name} has {len(value)} values but the model {backbone.in_channels} bands: give one value, or "
                     "one per band"
                 )
             # not in the state dict, as in detectron2: they belong to the configuration

@@ -56,7 +56,9 @@ class Matcher:
             index = torch.where(better, row + offset, index)
             best = torch.where(better, value, best)
             if self.allow_low_quality_matches:
-                low_quality |= (block == block.max(dim=1, keepdim=True).values).any(dim=0)
+                highest = block.max(dim=1, keepdim=True).values
+                # detectron2 lacks the second condition: an object without area makes every box an object there
+                low_quality |= ((block == highest) & (highest > 0)).any(dim=0)
             offset += len(block)
         labels = torch.full((count,), self.labels[0], dtype=torch.int8, device=device)
         for threshold, label in zip(self.thresholds, self.labels[1:], strict=True):
