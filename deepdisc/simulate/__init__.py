@@ -1,0 +1,6 @@
+"""The synthetic sky: galaxies and stars, instruments and noise -> mosaic and truth. Needs the extra `sim` (GalSim)."""
+
+from deepdisc.simulate.fields import simulate
+from deepdisc.simulate.settings import Sky
+
+__all__ = ["Sky", "simulate"]

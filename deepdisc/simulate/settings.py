@@ -1,0 +1,125 @@
+"""What a synthetic sky is made of: the keys of `sky` in a sky config, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deepdisc.errors import InputError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sky:
+    """A set of fields of one instrument. Ranges are (low, high); each field draws its own value uniformly.
+
+    Attributes:
+        instrument: name of a shipped instrument, or the path of a YAML file.
+        bands: bands to draw, in this order; None for all of the instrument.
+        fields: number of fields.
+        shape: (height, width) of a field, pixels.
+        center: ICRS (RA, Dec) of the first field's centre, degrees; the others lie beside it without overlap.
+        population_part: "train", "test" (galaxies that "train" never holds) or "all".
+        depth_offset: range, mag, added to the instrument's 5-sigma depths, the same in all bands.
+        depth_jitter: each band adds another uniform offset within +- this, mag.
+        seeing_factor: range, multiplies the instrument's PSF widths, the same in all bands.
+        seeing_jitter: each band's PSF width is multiplied by another uniform factor within 1 +- this.
+        moffat_beta: range of the Moffat profile's exponent; a small one has broad wings.
+        ebv: range of the Milky Way reddening E(B-V) of a field, mag.
+        galaxy_density: range, multiplies the population's number of galaxies per area.
+        star_density: the same for stars.
+        clustered_fraction: share of the galaxies that gather around common centres (Thomas process), the others are
+            placed uniformly.
+        cluster_members: mean number of galaxies around one such centre.
+        cluster_radius_arcsec: standard deviation, per axis, of their distances from it.
+        pair_fraction: share of the detectable galaxies that are moved next to another one.
+        pair_separation_fwhm: range of the distance in such a pair, in units of the mean PSF width.
+        background_only_variance: share of the fields whose VARIANCE plane leaves out the objects' photon noise, as the
+            weight maps of many surveys do.
+        label_snr: fainter objects (total signal-to-noise) are drawn but flagged FAINT and not in the segmentation.
+        draw_snr: objects estimated to be fainter than this are left out altogether.
+        isophote: outline of an object: where its own light exceeds this signal-to-noise per pixel ...
+        peak_fraction: ... or this share of its own peak, if that is lower.
+        workers: processes that make fields side by side; the files do not depend on it.
+    """
+
+    instrument: str = "sdss"
+    bands: Sequence[str] | None = None
+    fields: int = 1
+    shape: tuple[int, int] = (1024, 1024)
+    center: tuple[float, float] = (150.0, 2.0)
+    population_part: str = "all"
+    depth_offset: Range = (0.0, 0.0)
+    depth_jitter: float = 0.0
+    seeing_factor: Range = (1.0, 1.0)
+    seeing_jitter: float = 0.0
+    moffat_beta: Range = (3.0, 3.0)
+    ebv: Range = (0.0, 0.0)
+    galaxy_density: Range = (1.0, 1.0)
+    star_density: Range = (1.0, 1.0)
+    clustered_fraction: float = 0.0
+    cluster_members: float = 8.0
+    cluster_radius_arcsec: float = 15.0
+    pair_fraction: float = 0.0
+    pair_separation_fwhm: Range = (0.5, 3.0)
+    background_only_variance: float = 0.0
+    label_snr: float = 6.0
+    draw_snr: float = 0.5
+    isophote: float = 1.2
+    peak_fraction: float = 0.2
+    workers: int = 1
+
+    def __post_init__(self):
+        for name, (lowest, highest) in _RANGES.items():
+            value = _pair(name, getattr(self, name))
+            if not lowest <= value[0] <= value[1] <= highest:
+                limits = f"[low, high] within {lowest:g} to {highest:g}"
+                raise InputError(f"sky.{name} is {list(value)}; it must be {limits}")
+            object.__setattr__(self, name, value)
+        for name, (lowest, highest) in _NUMBERS.items():
+            if not lowest <= getattr(self, name) <= highest:
+                raise InputError(f"sky.{name} is {getattr(self, name)}; it must be within {lowest:g} to {highest:g}")
+        shape = tuple(int(side) for side in _pair("shape", self.shape))
+        if min(shape) < 16:
+            raise InputError(f"sky.shape is {list(shape)}; a field has at least 16 x 16 pixels")
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "center", _pair("center", self.center))
+        if abs(self.center[1]) > 80:
+            raise InputError(f"sky.center is {list(self.center)}; the declination must be within -80 to 80 degrees")
+        if self.bands is not None and (not len(self.bands) or len(set(self.bands)) < len(self.bands)):
+            raise InputError(f"sky.bands is {list(self.bands)}; give each band once, at least one")
+
+
+_RANGES = {
+    "depth_offset": (-5, 5),
+    "seeing_factor": (0.1, 10),
+    "moffat_beta": (1.5, 20),
+    "ebv": (0, 5),
+    "galaxy_density": (0, 100),
+    "star_density": (0, 100),
+    "pair_separation_fwhm": (0, 100),
+}
+_NUMBERS = {
+    "fields": (1, 100_000),
+    "depth_jitter": (0, 2),
+    "seeing_jitter": (0, 0.5),
+    "clustered_fraction": (0, 1),
+    "cluster_members": (1, 10_000),
+    "cluster_radius_arcsec": (0, math.inf),
+    "pair_fraction": (0, 1),
+    "background_only_variance": (0, 1),
+    "label_snr": (0, math.inf),
+    "draw_snr": (0, math.inf),
+    "isophote": (0.05, 100),
+    "peak_fraction": (0.01, 1),
+    "workers": (1, 1024),
+}
+
+
+def _pair(name: str, value: Sequence[float]) -> tuple[float, float]:
+    values = tuple(value)
+    if len(values) != 2:
+        raise InputError(f"sky.{name} is {list(values)}; it needs two numbers")
+    return float(values[0]), float(values[1])
