@@ -1,0 +1,203 @@
+"""What the network is compared with: SEP for detection; a random forest on aperture colours, and one constant, for redshifts.
+
+Needs the extras `classical` (sep) and `bench` (scikit-learn). The baselines hold a whole field in memory.
+
+Legend: C bands, N objects, (h, w) pixels of the field; fluxes in nJy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from deepdisc.errors import require_extra
+from deepdisc.evaluation.scoring import mosaic_fwhm_pix
+from deepdisc.photometry import asinh_mag, mag_from_njy
+
+FWHM_TO_SIGMA = 1 / 2.3548
+
+
+# ------------------------------------------------------------------------------------------------------------ detection
+@dataclass(frozen=True)
+class SepSettings:
+    """How SEP detects.
+
+    Attributes:
+        threshold: detection threshold on the filtered image, in units of its noise.
+        min_area: smallest number of connected pixels.
+        deblend_nthresh: number of deblending levels.
+        deblend_cont: smallest share of the light that makes a branch an object of its own.
+        grow: boxes are made this many pixels wider on every side (outlines end at the threshold, objects do not).
+    """
+
+    threshold: float = 1.5
+    min_area: int = 5
+    deblend_nthresh: int = 32
+    deblend_cont: float = 0.005
+    grow: float = 0.0
+
+
+def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.DataFrame, np.ndarray]:
+    """Detect, deblend and measure with SEP (Bertin & Arnouts 1996; Barbary 2016).
+
+    Detection runs on the bands' sum weighted by s_b / variance_b, with s_b the typical spectrum of the objects of a first
+    pass (the best linear combination for such objects), filtered with a Gaussian of the PSF's width ("matched" filter,
+    which takes the variance map into account).
+
+    Args:
+        mosaic: the field (`deepdisc.data.mosaic.Mosaic`).
+        settings: of SEP.
+
+    Returns:
+        A catalogue with the columns of `deepdisc.catalog` (id, x, y, ra, dec, box, score = signal-to-noise at the filtered
+        peak, snr, area, flags, flux_<band>, fluxerr_<band>, mag_<band>), and the segmentation map (h, w) with its ids.
+    """
+    sep = require_extra("sep", "classical")
+    settings = settings or SepSettings()
+    sep.set_extract_pixstack(5_000_000)
+    sep.set_sub_object_limit(100_000)
+    height, width = mosaic.shape
+    field = mosaic.read(0, 0, height, width)
+    image, variance = np.asarray(field.image, np.float64), np.asarray(field.variance, np.float64)
+    masked = np.asarray(field.mask)
+    fwhm = mosaic_fwhm_pix(mosaic) or 3.0
+    spectrum = np.ones(len(image))
+    for last in (False, True):
+        detection, noise, empty = weighted_sum(image, variance, masked, spectrum)
+        objects, labels = sep.extract(
+            detection, settings.threshold, err=noise, mask=empty, minarea=settings.min_area,
+            filter_kernel=gaussian_kernel(fwhm), filter_type="matched", deblend_nthresh=settings.deblend_nthresh,
+            deblend_cont=settings.deblend_cont, clean=True, segmentation_map=True,
+        )  # fmt: skip
+        if not last and len(objects) >= 20:
+            fluxes, _ = aperture_fluxes(image, variance, masked, objects["x"], objects["y"], fwhm)
+            spectrum = np.clip(np.nanmedian(fluxes / np.nansum(fluxes, axis=1, keepdims=True), axis=0), 0.01, None)
+    return _sep_catalog(objects, mosaic, (image, variance, masked), (detection, noise), fwhm, settings.grow), labels
+
+
+def weighted_sum(
+    image: np.ndarray, variance: np.ndarray, masked: np.ndarray, spectrum: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One detection image from bands (C, h, w): sum of s f / v, divided by sum of s^2 / v, so in units of flux.
+
+    Returns:
+        image, noise and bool "no data in any band", each (h, w).
+    """
+    weight = np.where(masked, 0.0, 1 / np.where(masked, 1.0, variance))
+    total = np.einsum("c,chw->hw", spectrum**2, weight)
+    empty = total <= 0
+    safe = np.where(empty, 1.0, total)
+    return np.einsum("c,chw,chw->hw", spectrum, weight, image) / safe, 1 / np.sqrt(safe), empty
+
+
+def gaussian_kernel(fwhm_pix: float) -> np.ndarray:
+    """A Gaussian of this width on a square of odd side, about 2.5 FWHM wide; peak 1."""
+    half = max(2, int(np.ceil(1.25 * fwhm_pix)))
+    r2 = np.add.outer(*[np.arange(-half, half + 1) ** 2] * 2)
+    return np.exp(-0.5 * r2 / (fwhm_pix * FWHM_TO_SIGMA) ** 2)
+
+
+def _sep_catalog(objects, mosaic, cube, detection, fwhm: float, grow: float) -> pd.DataFrame:
+    sep = require_extra("sep", "classical")
+    image, variance, masked = cube
+    height, width = mosaic.shape
+    flux, flux_err = kron_fluxes(sep, image, variance, masked, objects)
+    score = peak_significance(*detection, fwhm)[objects["ycpeak"], objects["xcpeak"]]
+    ra, dec = mosaic.grid.to_sky(objects["x"], objects["y"])
+    box = np.stack((objects["xmin"] - grow, objects["ymin"] - grow, objects["xmax"] + 1 + grow, objects["ymax"] + 1 + grow))
+    x0, y0, x1, y1 = np.clip(box, 0, np.array([width, height, width, height])[:, None]).astype(np.float32)
+    edge = (x0 <= 0) | (y0 <= 0) | (x1 >= width) | (y1 >= height)
+    blended = (objects["flag"] & sep.OBJ_MERGED) > 0
+    columns = {
+        "id": np.arange(1, len(objects) + 1, dtype=np.int64), "x": objects["x"], "y": objects["y"], "ra": ra, "dec": dec,
+        "x_min": x0, "y_min": y0, "x_max": x1, "y_max": y1, "score": score.astype(np.float32),
+        "area_pix": objects["npix"].astype(np.int32), "flags": (edge * 1 + blended * 16).astype(np.int32),
+        "snr": np.sqrt(np.nansum(np.clip(flux / flux_err, 0, None) ** 2, axis=1)).astype(np.float32),
+    }  # fmt: skip
+    for i, band in enumerate(mosaic.bands):
+        columns[f"flux_{band}"], columns[f"fluxerr_{band}"] = flux[:, i], flux_err[:, i]
+        columns[f"mag_{band}"] = mag_from_njy(flux[:, i])
+    return pd.DataFrame(columns)
+
+
+def peak_significance(detection: np.ndarray, noise: np.ndarray, fwhm_pix: float) -> np.ndarray:
+    """Signal-to-noise (h, w) of a point source at every pixel: sum(k f / v) / sqrt(sum(k^2 / v))."""
+    from scipy.signal import fftconvolve
+
+    kernel = gaussian_kernel(fwhm_pix)
+    weight = 1 / noise**2
+    signal = fftconvolve(detection * weight, kernel, mode="same")
+    return signal / np.sqrt(np.clip(fftconvolve(weight, kernel**2, mode="same"), 1e-30, None))
+
+
+def kron_fluxes(sep, image, variance, masked, objects) -> tuple[np.ndarray, np.ndarray]:
+    """Fluxes and errors (N, C) in one elliptical Kron-like aperture per object: 2.5 times the isophotal axes, at least 2 px."""
+    a, b = (np.clip(2.5 * objects[name], 2.0, None) for name in ("a", "b"))
+    theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
+    flux, err = np.empty((len(objects), len(image))), np.empty((len(objects), len(image)))
+    for i in range(len(image)):
+        flux[:, i], err[:, i], _ = sep.sum_ellipse(
+            image[i], objects["x"], objects["y"], a, b, theta, 1.0, var=variance[i], mask=masked[i], gain=None
+        )
+    return flux, err
+
+
+def aperture_fluxes(
+    image: np.ndarray, variance: np.ndarray, masked: np.ndarray, x: np.ndarray, y: np.ndarray, radius_pix: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fluxes and errors (N, C) in circles around x, y (0-based pixel centres); NaN where a band has no valid pixel."""
+    sep = require_extra("sep", "classical")
+    flux, err = np.empty((len(x), len(image))), np.empty((len(x), len(image)))
+    for i in range(len(image)):
+        flux[:, i], err[:, i], flag = sep.sum_circle(
+            np.ascontiguousarray(image[i]), np.asarray(x, float), np.asarray(y, float), radius_pix,
+            var=np.ascontiguousarray(variance[i]), mask=np.ascontiguousarray(masked[i]), subpix=5,
+        )  # fmt: skip
+        flux[(flag & sep.APER_ALLMASKED) > 0, i] = np.nan
+    return flux, err
+
+
+# ------------------------------------------------------------------------------------------------------------- redshift
+def colour_features(mosaic, x: np.ndarray, y: np.ndarray, ebv: float | None, diameters_arcsec=(1.5, 3.0)) -> pd.DataFrame:
+    """What the random forest sees of objects at given positions: aperture magnitudes, colours, errors, E(B-V).
+
+    Fixed circular apertures in every band; asinh magnitudes softened at the flux error, colours of neighbouring bands,
+    magnitude errors 2.5/ln 10 * sigma_f/max(f, sigma_f), the difference of the two apertures (a size), and E(B-V).
+    """
+    height, width = mosaic.shape
+    field = mosaic.read(0, 0, height, width)
+    image, variance, masked = (np.asarray(part) for part in (field.image, field.variance, field.mask))
+    columns: dict[str, np.ndarray] = {}
+    for diameter in diameters_arcsec:
+        radius = diameter / 2 / mosaic.pixel_scale_arcsec
+        flux, err = aperture_fluxes(image.astype(float), variance.astype(float), masked, x, y, radius)
+        magnitude = asinh_mag(flux, err)
+        for i, band in enumerate(mosaic.bands):
+            columns[f"mag_{band}_{diameter}"] = magnitude[:, i]
+            columns[f"err_{band}_{diameter}"] = 1.0857 * err[:, i] / np.maximum(flux[:, i], err[:, i])
+        for i in range(len(mosaic.bands) - 1):
+            name = f"{mosaic.bands[i]}-{mosaic.bands[i + 1]}_{diameter}"
+            columns[name] = magnitude[:, i] - magnitude[:, i + 1]
+    small, large = diameters_arcsec[0], diameters_arcsec[-1]
+    for band in mosaic.bands:
+        columns[f"size_{band}"] = columns[f"mag_{band}_{small}"] - columns[f"mag_{band}_{large}"]
+    columns["ebv"] = np.full(len(x), np.nan if ebv is None or isinstance(ebv, str) else float(ebv))
+    return pd.DataFrame(columns).fillna(-9.0)  # a value far off all others: a tree splits it away
+
+
+def train_forest(features: pd.DataFrame, redshift: np.ndarray, seed: int = 0, jobs: int = 2):
+    """A random forest (Breiman 2001; Carliles et al. 2010 for redshifts) of 300 trees; leaves of at least 3 galaxies."""
+    ensemble = require_extra("sklearn.ensemble", "bench")
+    forest = ensemble.RandomForestRegressor(
+        n_estimators=300, min_samples_leaf=3, max_features=0.4, random_state=seed, n_jobs=jobs
+    )
+    return forest.fit(features.to_numpy(), redshift)
+
+
+def training_rows(truth: pd.DataFrame) -> np.ndarray:
+    """Bool (N,): objects that the network may learn from: with a redshift, not FAINT."""
+    from deepdisc.evaluation.detection import is_faint
+
+    return np.isfinite(truth["redshift"].to_numpy(float)) & ~is_faint(truth)

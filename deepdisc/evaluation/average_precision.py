@@ -1,0 +1,217 @@
+"""COCO average precision of a whole field: pycocotools' rules, without its limit of 100 detections per image.
+
+Legend: P detections, T true objects, D detections within one group, G true objects within one group, I the ten IoU
+thresholds .50:.05:.95.
+
+A field is one image with thousands of objects. COCOeval compares all D x G pairs of an image in Python, hours for a
+field; so the field is cut into groups of mutually overlapping boxes (connected components), and each group is handed
+to COCOeval as an "image". The result is the same, because COCO's greedy matching never joins boxes that do not overlap,
+and the precision-recall curve is made from all images together, by score. (Ties of scores keep the catalogue's order.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from deepdisc.evaluation.match import Pairs
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+_ANY_AREA = (0.0, 1e12)  # COCO's "all" ends at 1e10 square pixels
+
+
+class GroupedEval(COCOeval):
+    """COCOeval on given overlaps, with detections and true objects that may be ignored.
+
+    Args:
+        gt: true objects.
+        dt: detections.
+        overlaps: image id -> (D, G) intersection over union.
+    """
+
+    def __init__(self, gt: COCO, dt: COCO, overlaps: dict[int, np.ndarray], largest: int):
+        super().__init__(gt, dt, "bbox")
+        self.overlaps = overlaps
+        self.params.maxDets = [largest]
+        self.params.areaRng = [list(_ANY_AREA)]
+        self.params.areaRngLbl = ["all"]
+        self.params.iouThrs = IOU_THRESHOLDS
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        # COCOeval overwrites `ignore` by `iscrowd`, whose other rules (one crowd excuses any number) are not wanted.
+        for objects in self._gts.values():
+            for item in objects:
+                item["ignore"] = item["ignore_truth"]
+
+    def computeIoU(self, imgId, catId):  # noqa: N802, the parent's name
+        detections = self._dts[imgId, catId]
+        if len(detections) == 0 or len(self._gts[imgId, catId]) == 0:
+            return []
+        # evaluateImg expects the rows by decreasing score, as the parent's computeIoU returns them.
+        order = np.argsort([-item["score"] for item in detections], kind="mergesort")
+        return self.overlaps[imgId][order]
+
+
+@dataclass(frozen=True)
+class MatchedDetections:
+    """COCO's greedy matching at each threshold.
+
+    Attributes:
+        rank: (P,) place of each detection by decreasing score.
+        correct: (I, P) bool, matched to a true object that counts.
+        ignored: (I, P) bool, counts neither way.
+        group: (P,) label of its group; `truth_group` (T',) the same for the true objects that count.
+    """
+
+    rank: np.ndarray
+    correct: np.ndarray
+    ignored: np.ndarray
+    group: np.ndarray
+    truth_group: np.ndarray
+
+    def average_precision(self, weight: np.ndarray | None = None) -> np.ndarray:
+        """AP (I,) at each IoU threshold: precision, made monotonic, averaged over 101 recalls (COCO's definition).
+
+        Args:
+            weight: how often each group is counted (bootstrap), default once.
+        """
+        if weight is None:
+            weight = np.ones(max(self.group.max(initial=0), self.truth_group.max(initial=0)) + 1)
+        n_truth = weight[self.truth_group].sum()
+        if n_truth == 0:
+            return np.full(len(IOU_THRESHOLDS), np.nan)
+        order = np.argsort(self.rank)
+        w = weight[self.group[order]]
+        result = []
+        for correct, ignored in zip(self.correct[:, order], self.ignored[:, order], strict=True):
+            hits, misses = np.cumsum(w * (correct & ~ignored)), np.cumsum(w * (~correct & ~ignored))
+            # COCO counts the first detections that are ignored as precision 0/eps = 0; the envelope removes that.
+            precision = hits / (hits + misses + np.spacing(1))
+            envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+            place = np.searchsorted(hits / n_truth, RECALL_POINTS, side="left")
+            result.append(envelope[place].mean())
+        return np.array(result)
+
+
+def match_detections(
+    score: np.ndarray, overlaps: Pairs, excused: np.ndarray, required: np.ndarray
+) -> MatchedDetections:
+    """Match by COCO's rules.
+
+    Args:
+        score: (P,) finite.
+        overlaps: all pairs that overlap, quality = intersection over union.
+        excused: (P,) bool, detections that do not count as false when they match nothing.
+        required: (T,) bool, true objects that must be found; the others are ignored, and so is what matches them.
+    """
+    n_pred, n_truth = len(score), len(required)
+    order = np.argsort(-score, kind="stable")
+    rank = np.empty(n_pred, np.int64)
+    rank[order] = np.arange(n_pred)
+    nodes = n_pred + n_truth
+    graph = coo_matrix((np.ones(len(overlaps)), (overlaps.pred, overlaps.truth + n_pred)), shape=(nodes, nodes))
+    group = connected_components(graph, directed=False)[1] if nodes else np.zeros(0, np.int64)
+    evaluation = _run(rank, group, overlaps, required)
+    correct = np.zeros((len(IOU_THRESHOLDS), n_pred), bool)
+    ignored = np.zeros_like(correct)
+    for result in evaluation.evalImgs:
+        if result is not None and len(result["dtIds"]):
+            columns = np.array(result["dtIds"]) - 1
+            correct[:, columns] = (result["dtMatches"] > 0) & ~result["dtIgnore"].astype(bool)
+            ignored[:, columns] = result["dtIgnore"]
+    ignored |= ~correct & excused[None, :]
+    return MatchedDetections(rank, correct, ignored, group[:n_pred], group[n_pred:][required])
+
+
+def _run(rank: np.ndarray, group: np.ndarray, overlaps: Pairs, required: np.ndarray) -> GroupedEval:
+    """COCOeval.evaluate with each group as an image; ids count from 1 because COCO takes 0 for "no match"."""
+    n_pred, n_truth = len(rank), len(required)
+    groups, members = np.unique(group, return_inverse=True)
+    box = {"bbox": [0.0, 0.0, 1.0, 1.0], "area": 1.0, "category_id": 1}  # the overlaps are given, boxes are not used
+    truth = [
+        {**box, "id": j + 1, "image_id": int(members[n_pred + j]), "iscrowd": 0, "ignore_truth": int(not required[j])}
+        for j in range(n_truth)
+    ]
+    found = [
+        {**box, "id": i + 1, "image_id": int(members[i]), "iscrowd": 0, "score": float(n_pred - rank[i])}
+        for i in range(n_pred)
+    ]
+    place_pred, count_pred = _places(members[:n_pred], len(groups))
+    place_truth, count_truth = _places(members[n_pred:], len(groups))
+    tables = {
+        g: np.zeros((count_pred[g], count_truth[g])) for g in range(len(groups)) if count_pred[g] and count_truth[g]
+    }
+    for i, j, quality in zip(overlaps.pred, overlaps.truth, overlaps.quality, strict=True):
+        tables[members[i]][place_pred[i], place_truth[j]] = quality
+    images = [{"id": g} for g in range(len(groups))]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco = [_coco(images, annotations) for annotations in (truth, found)]
+        evaluation = GroupedEval(*coco, tables, largest=max(1, n_pred))
+        evaluation.evaluate()
+    return evaluation
+
+
+def _places(group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each row within its group (rows in order), and the groups' sizes."""
+    count = np.bincount(group, minlength=n_groups)
+    order = np.argsort(group, kind="stable")
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(np.cumsum(count) - count, count)
+    return place, count
+
+
+def _coco(images: list[dict], annotations: list[dict]) -> COCO:
+    coco = COCO()
+    coco.dataset = {"images": images, "categories": [{"id": 1, "name": "object"}], "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def average_precision(
+    pred: pd.DataFrame,
+    overlaps: Pairs,
+    excused: np.ndarray,
+    required: np.ndarray,
+    *,
+    replicates: int = 100,
+    seed: int = 0,
+) -> dict:
+    """`ap`, `ap50`, `ap75` with `_err` (bootstrap over groups of overlapping objects) and the counts.
+
+    Args:
+        pred: predicted catalogue; the column `score` ranks the detections.
+        overlaps: from `match.box_overlaps` or `match.segmentation_overlaps`.
+        excused: (P,) bool, detections that do not count as false when they match nothing.
+        required: (T,) bool, true objects that must be found.
+        replicates: bootstrap resamplings.
+        seed: of the resampling.
+    """
+    if "score" not in pred.columns or not np.isfinite(pred["score"].to_numpy(float)).all():
+        return {
+            "available": False,
+            "reason": "the predicted catalogue has no finite column 'score' to rank detections by",
+        }
+    matched = match_detections(pred["score"].to_numpy(float), overlaps, excused, required)
+    n_groups = max(matched.group.max(initial=0), matched.truth_group.max(initial=0)) + 1
+    rng = np.random.default_rng(seed)
+    samples = np.array(
+        [_summary(matched.average_precision(rng.poisson(1.0, n_groups).astype(float))) for _ in range(replicates)]
+    )
+    result: dict = {"available": True, "n_truth": int(required.sum()), "n_pred": len(pred)}
+    for i, (name, value) in enumerate(zip(("ap", "ap50", "ap75"), _summary(matched.average_precision()), strict=True)):
+        result[name], result[f"{name}_err"] = float(value), float(np.std(samples[:, i], ddof=1))
+    return result
+
+
+def _summary(ap: np.ndarray) -> tuple[float, float, float]:
+    return float(ap.mean()), float(ap[0]), float(ap[5])

@@ -1,0 +1,227 @@
+"""Two catalogues of one field side by side: at equal purity for detections, on the same objects for redshifts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from deepdisc.evaluation.bootstrap import bootstrap, fraction, interval
+from deepdisc.evaluation.detection import (
+    SNR_MIN,
+    Assessor,
+    at_equal_purity,
+    blended_pairs,
+    column,
+    purity_curve,
+)
+from deepdisc.evaluation.photoz import POINT_ESTIMATES, point_metrics
+from deepdisc.evaluation.scoring import Catalog, Scored, Setting, prepare, score
+
+
+def compare(
+    pred: Catalog,
+    other: Catalog,
+    truth: Catalog,
+    *,
+    names: tuple[str, str] = ("this catalogue", "the other"),
+    replicates: int = 200,
+    seed: int = 0,
+    **options,
+) -> dict:
+    """Put two catalogues beside each other.
+
+    Args:
+        pred: catalogue or its path; its score threshold is the first to be raised to reach equal purity.
+        other: likewise.
+        truth: likewise.
+        names: what to call the two.
+        replicates: bootstrap resamplings.
+        seed: of the resampling.
+        options: of `evaluate` (mosaic, match_by, iou_threshold, max_distance_pix, band, mag_limit, fwhm_pix).
+
+    Returns:
+        `{"names", "detection": {...}, "redshift": {...}, "table": [rows]}`; see `table_text`.
+    """
+    pred, setting = prepare(pred, truth, **options)
+    other, _ = prepare(other, truth, **options)
+    sides = (score(frame, setting, replicates=replicates, seed=seed) for frame in (pred, other))
+    return compare_scored(*sides, setting, names=names, replicates=replicates, seed=seed)
+
+
+def compare_scored(
+    a: Scored, b: Scored, setting: Setting, *, names: tuple[str, str], replicates: int = 200, seed: int = 0
+) -> dict:
+    """Compare two catalogues that are scored already; see `compare`."""
+    detection = compare_detections(a, b, setting, replicates=replicates, seed=seed)
+    redshift = compare_redshifts(a, b, setting, replicates=replicates, seed=seed)
+    rows = detection["rows"] + redshift.get("rows", [])
+    return {"names": list(names), "detection": detection, "redshift": redshift, "table": rows}
+
+
+def row(quantity: str, a: dict, b: dict, difference: dict | None = None) -> dict:
+    """One line of the table: `value`, `err`, `n` of both sides and of what sets them apart."""
+    return {"quantity": quantity, "a": a, "b": b, "difference": difference}
+
+
+def cell(value: float, err: float = float("nan"), n: int | None = None) -> dict:
+    """A figure with its error and count."""
+    return {"value": float(value), "err": float(err), "n": None if n is None else int(n)}
+
+
+# --------------------------------------------------------------------------------------------------------- detections
+def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: int, seed: int) -> dict:
+    """Both sides uncut, and at equal purity: completeness, blended pairs, with paired bootstrap differences."""
+    truth, criterion, options = setting.truth, setting.criterion, setting.options
+    cut_a, cut_b, statement = at_equal_purity(a.pred, b.pred, truth, criterion, **options)
+    results = [Assessor(pred, truth, criterion, **options).assess() for pred in (cut_a, cut_b)]
+    rows = []
+    for label, name in (("purity, uncut", "purity"), ("completeness, uncut", "completeness")):
+        sides = [side.metrics["detection"] for side in (a, b)]
+        rows.append(row(label, *(cell(side[name], side[f"{name}_err"], side[f"{name}_n"]) for side in sides)))
+    for label, key in (("AP of boxes, IoU .50:.95", "ap"), ("AP of boxes, IoU .50", "ap50")):
+        sides = [side.metrics["detection"] for side in (a, b)]
+        rows.append(row(label, *(cell(side[key], side[f"{key}_err"], side["n_truth"]) for side in sides)))
+    counted = [result.correct[~result.excused] for result in results]
+    rows.append(row("purity at the cut", *(_fraction_cell(values, replicates, seed) for values in counted)))
+    snr = column(truth, "snr")
+    groups = {"completeness at equal purity": setting.required}
+    if snr is not None:
+        groups[f"completeness at equal purity, S/N > {SNR_MIN:g}"] = setting.required & (snr > SNR_MIN)
+    for label, chosen in groups.items():
+        rows.append(_paired(label, *(result.found[chosen] for result in results), replicates, seed))
+    if setting.fwhm_pix is not None and snr is not None:
+        members = blended_pairs(truth, results[0], setting.fwhm_pix)["members"]
+        both = [result.found[members].all(1) for result in results]
+        rows.append(_paired("blended pairs (S/N > 10, < 2 FWHM), both found", *both, replicates, seed))
+    completeness = "completeness_snr10" if snr is not None else "completeness"
+    curves = {}
+    for side, scored in zip("ab", (a, b), strict=True):
+        if "score" in scored.pred.columns:
+            curve = purity_curve(scored.pred, truth, criterion, **options)
+            curves[side] = {"completeness": curve[completeness].to_list(), "purity": curve["purity"].to_list()}
+    return {
+        "matched_by": str(criterion),
+        "equal_purity": statement,
+        "n_pred": [len(cut_a), len(cut_b)],
+        "rows": rows,
+        "curves": curves,
+        "curve_completeness": completeness,
+    }
+
+
+def _fraction_cell(success: np.ndarray, replicates: int, seed: int) -> dict:
+    return cell(fraction(success)["value"], _std(lambda s: s.mean(), (success,), replicates, seed), len(success))
+
+
+def _std(statistic: Callable, columns: Sequence[np.ndarray], replicates: int, seed: int) -> float:
+    if len(columns[0]) < 2:
+        return float("nan")
+    return float(np.std(_samples(statistic, columns, replicates, seed), ddof=1))
+
+
+def _samples(statistic: Callable, columns: Sequence[np.ndarray], replicates: int, seed: int) -> np.ndarray:
+    return bootstrap(lambda *drawn: {"value": statistic(*drawn)}, *columns, replicates=replicates, seed=seed)["value"]
+
+
+def _paired(label: str, a: np.ndarray, b: np.ndarray, replicates: int, seed: int) -> dict:
+    """Fractions of the same objects found by both sides, and their difference from paired resamplings."""
+    if len(a) < 2:
+        return row(label, cell(np.nan, n=len(a)), cell(np.nan, n=len(a)))
+    low, high = interval(_samples(lambda x, y: x.mean() - y.mean(), (a, b), replicates, seed))
+    difference = {"kind": "difference", "value": float(a.mean() - b.mean()), "low": low, "high": high}
+    return row(label, *(_fraction_cell(side, replicates, seed) for side in (a, b)), difference)
+
+
+# ----------------------------------------------------------------------------------------------------------- redshifts
+def compare_redshifts(a: Scored, b: Scored, setting: Setting, *, replicates: int, seed: int) -> dict:
+    """Point estimates of both catalogues on the true objects that both found and gave a redshift."""
+    if "redshift" not in setting.truth.columns:
+        return {"available": False, "reason": "the truth has no redshifts"}
+    estimates = [next((name for name in POINT_ESTIMATES if name in side.pred.columns), None) for side in (a, b)]
+    if None in estimates:
+        return {"available": False, "reason": "not both catalogues have redshifts"}
+    columns = []
+    for side, name in zip((a, b), estimates, strict=True):
+        values = np.full(len(setting.truth), np.nan)
+        pairs = side.assessment.pairs
+        values[pairs.truth] = side.pred[name].to_numpy(np.float64)[pairs.pred]
+        columns.append(values)
+    z_true = setting.truth["redshift"].to_numpy(np.float64)
+    used = np.isfinite(z_true) & np.isfinite(columns[0]) & np.isfinite(columns[1])
+    rows = redshift_rows(columns[0][used], columns[1][used], z_true[used], replicates=replicates, seed=seed)
+    return {"available": True, "n": int(used.sum()), "estimates": estimates, "rows": rows}
+
+
+def redshift_rows(
+    z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, *, replicates: int = 200, seed: int = 0
+) -> list[dict]:
+    """Rows of the table for two estimates of the same objects (N,), with paired bootstrap intervals of ratios."""
+    labels = {
+        "bias": "redshift bias",
+        "sigma_nmad": "redshift sigma_NMAD",
+        "sigma_iqr": "redshift sigma_IQR",
+        "eta_15": "redshift outliers, |d| > 0.15",
+        "eta_iqr": "redshift outliers, eta_IQR",
+    }
+
+    def both(a: np.ndarray, b: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        first, second = point_metrics(a, truth), point_metrics(b, truth)
+        return {f"{side}_{name}": part[name] for side, part in (("a", first), ("b", second)) for name in labels}
+
+    values = both(z_a, z_b, z_true)
+    samples = bootstrap(both, z_a, z_b, z_true, replicates=replicates, seed=seed)
+    rows = []
+    for name, label in labels.items():
+        sides = [
+            cell(values[f"{side}_{name}"], np.std(samples[f"{side}_{name}"], ddof=1), len(z_true))
+            for side in ("a", "b")
+        ]
+        if name.startswith("sigma"):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                low, high = interval(samples[f"a_{name}"] / samples[f"b_{name}"])
+                ratio = np.divide(values[f"a_{name}"], values[f"b_{name}"])
+            difference = {"kind": "ratio", "value": float(ratio), "low": low, "high": high}
+        else:
+            low, high = interval(samples[f"a_{name}"] - samples[f"b_{name}"])
+            change = values[f"a_{name}"] - values[f"b_{name}"]
+            difference = {"kind": "difference", "value": float(change), "low": low, "high": high}
+        rows.append(row(label, *sides, difference))
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+def format_cell(item: dict | None) -> str:
+    """`0.912 ± 0.004 (n = 1,234)`."""
+    if item is None:
+        return ""
+    if not np.isfinite(item["value"]):
+        return "not available"
+    text = f"{item['value']:.4f}"
+    text += f" ± {item['err']:.4f}" if np.isfinite(item["err"]) else ""
+    return text + (f" (n = {item['n']:,})" if item["n"] is not None else "")
+
+
+def format_difference(item: dict | None) -> str:
+    """`+0.012 [-0.003, +0.027]` for differences, `0.95x [0.90, 1.01]` for ratios; 95 % intervals."""
+    if item is None or not np.isfinite(item["value"]):
+        return ""
+    if item["kind"] == "ratio":
+        return f"{item['value']:.3f}x [{item['low']:.3f}, {item['high']:.3f}]"
+    return f"{item['value']:+.4f} [{item['low']:+.4f}, {item['high']:+.4f}]"
+
+
+def table_text(rows: Sequence[dict], names: tuple[str, str]) -> str:
+    """The rows as a Markdown table, columns aligned."""
+    head = ["", *names, "difference or ratio, 95 %"]
+    body = [
+        [item["quantity"], format_cell(item["a"]), format_cell(item["b"]), format_difference(item["difference"])]
+        for item in rows
+    ]
+    widths = [max(len(line[i]) for line in (head, *body)) for i in range(4)]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
+        for line in (head, *body)
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
