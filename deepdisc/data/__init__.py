@@ -1,0 +1,1 @@
+"""Mosaics, tiles, truth and data sets: everything between files and tensors."""

@@ -1,0 +1,306 @@
+"""One band of a mosaic: its image, noise and mask read by rectangles and brought to nJy, nJy^2 and bool."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, FITSFixedWarning
+
+from deepdisc import photometry
+from deepdisc.data.fits_plane import FitsFile, Plane, split_extension
+from deepdisc.data.noise import NoiseMesh, estimate_mesh
+from deepdisc.data.sources import BandSource, add_own_variance
+from deepdisc.errors import InputError
+from deepdisc.sky import PixelGrid
+
+_GRID_TOLERANCE_PIX = 0.05
+_SCALE_TOLERANCE = 0.02
+_STRIP_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Sky:
+    """What is measured from all of a band's pixels when it has to be: see `Band.sky`.
+
+    Attributes:
+        mesh: sky level and noise in nJy; None when neither is needed.
+        variance_factor: the noise map's variance is multiplied by this.
+    """
+
+    mesh: NoiseMesh | None
+    variance_factor: float
+
+
+class FileShelf:
+    """The FITS files of a mosaic, each opened (and unpacked) once however many bands it holds."""
+
+    def __init__(self):
+        self.files: dict[str, FitsFile] = {}
+
+    def get(self, path: str, what: str) -> FitsFile:
+        """The file of that path, opened when first asked for."""
+        key = os.path.realpath(path)
+        if key not in self.files:
+            self.files[key] = FitsFile(path, what)
+        return self.files[key]
+
+    def close(self) -> None:
+        """Close all files and remove what was unpacked."""
+        for file in self.files.values():
+            file.close()
+
+
+class Band:
+    """Reads one band.
+
+    Args:
+        source: where the pixels are and what they mean.
+        shelf: opens the files.
+        pixel_scale_arcsec: needed when the header has no WCS.
+        background: "none" or "subtract".
+
+    Attributes:
+        name: the band.
+        grid: its pixel grid.
+        zero_point: AB magnitude of one image unit.
+        noise_from: "variance", "rms" or "weight" map, or "estimated".
+
+    Raises:
+        InputError: files that are missing, damaged or of another shape; no zero point; no pixel scale; no valid pixel.
+    """
+
+    def __init__(
+        self, source: BandSource, shelf: FileShelf, pixel_scale_arcsec: float | None = None, background: str = "none"
+    ):
+        self.name = source.name
+        self.label = f"band {source.name}"
+        self._background = background
+        self._image = self._plane(shelf, source.image, source.plane, self.label)
+        self.source = source = add_own_variance(source, self._image.file)
+        header = self._image.header
+        self.grid = _grid(header, self._image, pixel_scale_arcsec)
+        self.zero_point = self._find_zero_point(header)
+        self.noise_from = source.noise_kind or "estimated"
+        self._noise = source.noise
+        if isinstance(source.noise, str):
+            self._noise = self._plane(shelf, source.noise, source.plane, f"{source.noise_kind} map of {self.label}")
+            self._check_map(self._noise)
+        self._mask = None
+        if source.mask:
+            self._mask = self._plane(shelf, source.mask, source.plane, f"mask of {self.label}")
+            self._check_map(self._mask)
+        self._mask_bits = None if source.mask_bits is None else sum(1 << bit for bit in set(source.mask_bits))
+        self._no_data = self._find_no_data()
+        self._sky: Sky | None = None
+        self._lock = threading.Lock()
+        self._require_valid_pixel()
+
+    @staticmethod
+    def _plane(shelf: FileShelf, text: str, plane: int | None, what: str) -> Plane:
+        path, extension = split_extension(text)
+        return Plane(shelf.get(path, what), extension, plane)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    @property
+    def planes(self) -> list[Plane]:
+        """The FITS planes this band reads."""
+        return [plane for plane in (self._image, self._noise, self._mask) if isinstance(plane, Plane)]
+
+    # ---------------------------------------------------------------------------------------------- opening
+    def _find_zero_point(self, header: Any) -> float:
+        source, name = self.source, f"{self.label}: {self._image.file.path}"
+        if source.zero_point is not None:
+            return source.zero_point
+        merged = dict(self._image.file.primary_header()) | dict(header)
+        if source.unit is None:
+            return photometry.zero_point_from_header(merged, name)
+        zero_point = photometry.zero_point_of_unit(str(source.unit), name, merged)
+        if zero_point is None:
+            raise InputError(f"{name}: {source.unit!r} is no flux unit; give for example nJy, uJy, nanomaggy or MJy/sr")
+        return zero_point
+
+    def _find_no_data(self) -> float | None:
+        value = self.source.no_data
+        if value == "none":
+            return None
+        if value is None and self._noise is None and not self._image.integer:
+            return 0.0  # what resampling programs write where no exposure contributed
+        return value
+
+    def _check_map(self, plane: Plane) -> None:
+        if plane.shape != self._image.shape:
+            raise InputError(
+                f"{plane.name} has {_size(plane.shape)} pixels, but the image {self._image.file.path} has "
+                f"{_size(self._image.shape)}; give a map on the image's pixels"
+            )
+        wcs = celestial_wcs(plane.header)
+        if wcs is None or self.grid.wcs is None:
+            return
+        offset = self.grid.offset_pix(PixelGrid.from_wcs(wcs, plane.shape))
+        if offset > _GRID_TOLERANCE_PIX:
+            raise InputError(
+                f"{plane.name} lies up to {offset:.2f} pixels away from its image {self._image.file.path} by their "
+                "WCS; give a map on the image's pixels"
+            )
+
+    def _require_valid_pixel(self) -> None:
+        """Look in the middle first; only a band without any pixel there is searched as a whole."""
+        height, width = self._image.shape
+        y, x = max(0, height // 2 - 16), max(0, width // 2 - 16)
+        if not self._native(y, x, min(height, y + 32), min(width, x + 32))[2].all():
+            return
+        for top in range(0, height, _STRIP_ROWS):
+            for left in range(0, width, 4096):
+                box = top, left, min(height, top + _STRIP_ROWS), min(width, left + 4096)
+                if not self._native(*box)[2].all():
+                    return
+        raise InputError(
+            f"{self.label}: {self._image.file.path} has no valid pixel: all are NaN, masked, without weight or equal "
+            f"to no_data ({self._no_data}); leave the band out or correct its file"
+        )
+
+    # ---------------------------------------------------------------------------------------------- reading
+    def _native(self, y0: int, x0: int, y1: int, x1: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Image in nJy, the map's variance in nJy^2 (None without a map) and bad pixels, before sky and scaling."""
+        factor = photometry.njy_per_count(self.zero_point)
+        with np.errstate(over="ignore", invalid="ignore"):
+            raw = self._image.read(y0, x0, y1, x1)
+            image = (raw * factor).astype(np.float32, copy=False)
+            variance = self._map_variance(y0, x0, y1, x1, factor)
+        bad = ~np.isfinite(image)
+        if self._no_data is not None:
+            bad |= raw == self._no_data
+        if variance is not None:
+            bad |= ~(np.isfinite(variance) & (variance > 0))
+        if self._mask is not None:
+            bits = self._mask.read_bits(y0, x0, y1, x1)
+            bad |= (bits if self._mask_bits is None else bits & self._mask_bits) != 0
+        return image, variance, bad
+
+    def _map_variance(self, y0: int, x0: int, y1: int, x1: int, factor: float) -> np.ndarray | None:
+        if self._noise is None:
+            return None
+        if isinstance(self._noise, Plane):
+            # Double precision: weights of images in maggies are beyond 1e24.
+            values = self._noise.read(y0, x0, y1, x1).astype(np.float64)
+        else:
+            values = np.full((y1 - y0, x1 - x0), self._noise)
+        if self.source.noise_kind == "weight":
+            values = np.divide(1.0, values, out=np.full_like(values, np.nan), where=values > 0)
+        elif self.source.noise_kind == "rms":
+            values = np.where(values > 0, values, np.nan) ** 2
+        return (values * factor**2).astype(np.float32)
+
+    @property
+    def sky(self) -> Sky:
+        """What must be measured from the whole image, measured when first needed, one block of pixels at a time.
+
+        The noise where there is no map of it; the sky level when it is to be subtracted; the factor that makes the
+        robust scatter of image / sqrt(variance) on the sky one when weight_scale is "auto".
+        """
+        with self._lock:
+            if self._sky is None:
+                self._sky = self._measure_sky()
+            return self._sky
+
+    def _measure_sky(self) -> Sky:
+        scale = self.source.weight_scale
+        factor = 1.0 if scale in (None, "auto") else 1.0 / float(scale)
+        if scale == "auto" and self._noise is not None:
+            mesh = estimate_mesh(self._significance, self._image.shape, self.label)
+            factor = float(np.median(mesh.sigma)) ** 2
+        if self._noise is not None and self._background == "none":
+            return Sky(None, factor)
+        read: Callable = lambda *box: self._native(*box)[::2]  # noqa: E731
+        return Sky(estimate_mesh(read, self._image.shape, self.label), factor)
+
+    def _significance(self, *box: int) -> tuple[np.ndarray, np.ndarray]:
+        image, variance, bad = self._native(*box)
+        return image / np.sqrt(np.where(bad, 1.0, variance)), bad
+
+    def read(self, y0: int, x0: int, y1: int, x1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels of a rectangle inside the image.
+
+        Returns:
+            image float32 in nJy (0 where bad), variance float32 in nJy^2 (1 where bad), bad bool; (y1 - y0, x1 - x0).
+        """
+        image, variance, bad = self._native(y0, x0, y1, x1)
+        sky = self.sky
+        if self._background == "subtract":
+            image = image - sky.mesh.level_at(y0, x0, y1, x1)
+        if variance is None:
+            variance = sky.mesh.variance_at(y0, x0, y1, x1)
+        if sky.variance_factor != 1.0:
+            variance = variance * np.float32(sky.variance_factor)
+        image[bad] = 0.0
+        variance[bad] = 1.0
+        return image, variance, bad
+
+    def describe(self) -> dict[str, Any]:
+        """What a run should record about this band."""
+        source = self.source
+        return {
+            "image": source.image,
+            "zero_point": self.zero_point,
+            "noise": source.noise if source.noise_kind else "estimated from the image",
+            "noise_kind": self.noise_from,
+            "mask": source.mask,
+            "weight_scale": source.weight_scale,
+            "psf": source.psf,
+            "psf_fwhm_arcsec": source.psf_fwhm_arcsec,
+        }
+
+
+def celestial_wcs(header: fits.Header) -> WCS | None:
+    """The header's celestial WCS, or None without one."""
+    # Dates and the observatory's place do not move pixels, but old notations of them make astropy warn at each copy.
+    kept = fits.Header(
+        [card for card in header.cards if not card.keyword.startswith(("DATE", "MJD", "OBSGEO", "TIMESYS", "COMMENT"))]
+    )
+    with warnings.catch_warnings():
+        # grizli writes CD beside PC and CDELT; the standard says that CD rules, and astropy says so.
+        warnings.filterwarnings("ignore", message="cdelt will be ignored", category=RuntimeWarning)
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        wcs = WCS(kept)
+        return wcs.celestial if wcs.has_celestial else None
+
+
+def _grid(header: Any, plane: Plane, pixel_scale_arcsec: float | None) -> PixelGrid:
+    try:
+        wcs = celestial_wcs(header)
+    except Exception as error:  # noqa: BLE001  wcslib raises many kinds; the header is the user's
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{plane.name}: its WCS cannot be understood ({reason}); correct the header") from error
+    if wcs is not None:
+        grid = PixelGrid.from_wcs(wcs, plane.shape)
+        if pixel_scale_arcsec and abs(pixel_scale_arcsec / grid.pixel_scale_arcsec - 1) > _SCALE_TOLERANCE:
+            raise InputError(
+                f"{plane.name}: the stated pixel scale {pixel_scale_arcsec:g} arcsec contradicts its WCS "
+                f"({grid.pixel_scale_arcsec:.4g} arcsec); leave it out"
+            )
+        return grid
+    if not pixel_scale_arcsec:
+        raise InputError(
+            f"{plane.name} has no WCS, so its pixel scale is unknown; state it with --pixel-scale ARCSEC, or "
+            "`pixel_scale_arcsec:` in mosaic.yaml"
+        )
+    return PixelGrid(plane.shape, pixel_scale_arcsec, None)
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
