@@ -1,0 +1,64 @@
+"""Galaxies and stars with redshifts in ground-based u, g, r, i, z mosaics: a narrow ResNet18-FPN.
+
+Galaxies of such mosaics are 5 to 30 pixels large. So the stem has no max-pool (strides 2 to 16, maps p1 to p4, p5
+for proposals) and one anchor size per map begins at 6 pixels. Half the usual widths keep it fast on a CPU.
+"""
+
+from deepdisc.config import L
+from deepdisc.detector.pooling import ROIPooler
+from deepdisc.detector.stretch import NoiseStretch
+from deepdisc.heads.photometry import AperturePhotometry
+from deepdisc.heads.redshift import RedshiftHead
+
+from .common.data import data
+from .common.optim import optim, train
+from .common.resnet_fpn import model
+
+bands = ["u", "g", "r", "i", "z"]
+num_bands = "${len:${bands}}"
+class_names = ["galaxy", "star"]
+num_classes = "${len:${class_names}}"
+pixel_scale_arcsec = 0.396
+
+_maps = ["p1", "p2", "p3", "p4"]
+
+model.stretch = L(NoiseStretch)(softening=1.0)
+model.backbone.out_channels = 64
+model.backbone.bottom_up.depth = 18
+model.backbone.bottom_up.stem_out_channels = 32
+model.backbone.bottom_up.res2_out_channels = 32
+model.backbone.bottom_up.stem_max_pool = False
+model.backbone.bottom_up.norm = "BN"
+
+model.proposal_generator.in_features = [*_maps, "p5"]
+model.proposal_generator.anchor_generator.sizes = [[6.0], [12.0], [24.0], [48.0], [96.0]]
+model.proposal_generator.pre_nms_topk = [1000, 2000]
+model.proposal_generator.post_nms_topk = [500, 1000]
+
+model.roi_heads.batch_size_per_image = 128
+model.roi_heads.box_pooler.in_features = _maps
+model.roi_heads.box_head.fc_dim = 256
+model.roi_heads.box_predictor.test_score_thresh = 0.05
+model.roi_heads.box_predictor.test_topk_per_image = 600
+model.roi_heads.mask_head.conv_dim = 64
+model.roi_heads.heads = dict(
+    redshift=L(RedshiftHead)(
+        pooler=L(ROIPooler)(
+            output_size=7,
+            in_features="${model.roi_heads.box_pooler.in_features}",
+            sampling_ratio=0,
+            canonical_box_size="${model.roi_heads.box_pooler.canonical_box_size}",
+            canonical_level="${model.roi_heads.box_pooler.canonical_level}",
+        ),
+        in_channels="${model.backbone.out_channels}",
+        hidden=[256, 64],
+        num_components=5,
+        photometry=L(AperturePhotometry)(num_bands="${num_bands}"),
+        loss_weight=1.0,
+    ),
+)
+
+data["crop_size"] = 160
+data["batch_size"] = 4
+optim["optimizer"].lr = 5e-4
+train["output_dir"] = "runs/ugriz_r18"

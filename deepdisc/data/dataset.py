@@ -1,0 +1,379 @@
+"""The on-disk data set as training samples, and the loaders that serve them in a reproducible order.
+
+Legend: *tile* = one file of the data set; *draw* = running number of a sample since the start of the training. Every
+random choice about a sample follows from (seed, draw, tile), so it is the same for any number of worker processes and
+after resuming.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fitsio
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from deepdisc import catalog
+from deepdisc.data.prepare import SCHEMA_VERSION
+from deepdisc.data.splits import tile_edges
+from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_turns
+from deepdisc.data.truth import to_instances
+from deepdisc.errors import InputError, nearest
+
+# Columns of the truth that decide which objects are labelled.
+_NEEDED = ("class_id", "flags", "area_pix")
+
+
+def read_description(root: str | Path) -> dict[str, Any]:
+    """Read a data set's dataset.yaml.
+
+    Raises:
+        InputError: there is no data set at `root`, or one of another schema version.
+    """
+    path = Path(root) / "dataset.yaml"
+    if not path.is_file():
+        raise InputError(f"no data set at {root} (no dataset.yaml); make it: deepdisc prepare RECIPE --output {root}")
+    try:
+        description = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    version = description.get("schema_version") if isinstance(description, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}; prepare it anew")
+    return description
+
+
+@dataclass(frozen=True)
+class NoiseAugmentation:
+    """With `probability`, make a sample as noisy as a shallower exposure.
+
+    Attributes:
+        probability: share of the samples that are changed.
+        max_factor: the noise grows by a factor between 1 and this, uniform in its logarithm.
+        label_snr: objects whose signal-to-noise falls below this lose their label.
+    """
+
+    probability: float
+    max_factor: float
+    label_snr: float
+
+    def __post_init__(self):
+        if not (0 <= self.probability <= 1 and self.max_factor >= 1):
+            raise InputError(
+                f"noise: probability={self.probability} must be between 0 and 1, max_factor={self.max_factor} at least 1"
+            )
+
+
+class TileDataset(Dataset):
+    """Samples of one split of a data set.
+
+    With `augment`, each sample is a random window of its tile, mirrored and rotated at random; without, the windows
+    cover the tiles without overlap, in order.
+
+    Args:
+        root: folder written by `prepare`.
+        split: "train", "val" or "test".
+        bands: names and order; None for all of the data set.
+        crop_size: side of the windows in pixels; None for whole tiles.
+        augment: random windows, mirroring and quarter turns.
+        noise: makes augmented samples noisier; None for never.
+        seed: of all random choices.
+        labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`.
+        spin2: label name -> two truth columns with the components along x and y (shear).
+        min_visible: objects with a smaller share of their pixels inside the window are not labelled.
+        cache: keep all tiles in memory; before worker processes start, so that they share it.
+
+    Raises:
+        InputError: no data set there, an empty split, a band or label that it lacks.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        bands: Sequence[str] | None = None,
+        crop_size: int | None = None,
+        augment: bool = False,
+        noise: NoiseAugmentation | None = None,
+        seed: int = 0,
+        labels: dict[str, str] | None = None,
+        spin2: dict[str, Sequence[str]] | None = None,
+        min_visible: float = 0.3,
+        cache: bool = False,
+    ):
+        self.root, self.split, self.seed = Path(root), split, seed
+        self.augment, self.noise, self.min_visible = augment, noise, min_visible
+        self.description = read_description(root)
+        self.bands = list(self.description["bands"] if bands is None else bands)
+        self._band_index = [_band_position(self.description, band, root) for band in self.bands]
+        self.labels = {"redshift": "redshift"} if labels is None else dict(labels)
+        self.spin2 = {name: list(columns) for name, columns in (spin2 or {}).items()}
+        if crop_size is not None and crop_size < 16:
+            raise InputError(f"crop_size={crop_size} is too small; use at least 16 pixels, or null for whole tiles")
+        self.crop_size = crop_size
+        self.tiles = self._read_tiles()
+        self._truth = self._read_truth()
+        self._windows = None if augment else self._cover()
+        self._cache = [self._read_tile(i) for i in range(len(self.tiles))] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.tiles) if self._windows is None else len(self._windows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """One sample as the detector's input.
+
+        Args:
+            key: index, or (index, draw); `draw` numbers the random versions of an augmented sample.
+
+        Returns:
+            image (C, h, w) float32 nJy, variance (C, h, w) nJy^2, mask (C, h, w) bool, ebv () float32, instances with
+            the `gt_*` fields of `truth.to_instances`, tile (number in the data set) and window (y0, x0, y1, x1) in it.
+        """
+        index, draw = (key, 0) if isinstance(key, int | np.integer) else key
+        label_snr = None
+        if self._windows is not None:
+            tile, window = self._windows[index]
+            sample = crop(self._tile(tile), *window)
+        else:
+            tile = index
+            rng = np.random.default_rng([self.seed, draw, tile])
+            sample = self._tile(tile)
+            window = self._random_window(sample.shape, rng)
+            sample, label_snr = self._augmented(crop(sample, *window), rng)
+        return {
+            "image": _tensor(sample.image),
+            "variance": _tensor(sample.variance),
+            "mask": _tensor(sample.mask),
+            "ebv": torch.tensor(self._ebv(tile, window)),
+            "instances": to_instances(sample, self.min_visible, label_snr),
+            "tile": int(self.tiles.tile.iloc[tile]),
+            "window": window,
+        }
+
+    def _augmented(self, sample: Sample, rng: np.random.Generator) -> tuple[Sample, float | None]:
+        if rng.random() < 0.5:
+            sample = mirror(sample)
+        sample = quarter_turns(sample, int(rng.integers(4)))
+        if self.noise is None or rng.random() >= self.noise.probability:
+            return sample, None
+        factor = float(np.exp(rng.uniform(0, np.log(self.noise.max_factor))))
+        return add_noise(sample, factor, rng), self.noise.label_snr
+
+    def _random_window(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+        height, width = (side if self.crop_size is None else min(side, self.crop_size) for side in shape)
+        y0 = int(rng.integers(shape[0] - height + 1))
+        x0 = int(rng.integers(shape[1] - width + 1))
+        return y0, x0, y0 + height, x0 + width
+
+    def _cover(self) -> list[tuple[int, tuple[int, int, int, int]]]:
+        """Windows that partition the tiles."""
+        windows = []
+        for i, (height, width) in enumerate(zip(self.tiles.height, self.tiles.width, strict=True)):
+            size = self.crop_size or max(height, width)
+            for y0, y1 in tile_edges(0, int(height), size):
+                windows += [(i, (y0, x0, y1, x1)) for x0, x1 in tile_edges(0, int(width), size)]
+        return windows
+
+    def _read_tiles(self) -> pd.DataFrame:
+        tiles = _read_table(self.root / "split.parquet")
+        chosen = tiles[tiles.split == self.split].reset_index(drop=True)
+        if chosen.empty:
+            raise InputError(f"data set {self.root} has no split {self.split!r}; there are {sorted(set(tiles.split))}")
+        return chosen
+
+    def _read_truth(self) -> list[dict[str, np.ndarray]]:
+        """Per tile the columns that are needed, as arrays."""
+        truth = _read_table(self.root / "truth.parquet")
+        wanted = {*self.labels.values(), *(name for pair in self.spin2.values() for name in pair)}
+        for name in sorted({*wanted, "id", *catalog.BOX_COLUMNS, *_NEEDED}):
+            if name not in truth:
+                close = nearest(name, truth.columns)
+                hint = f"; the nearest is {close!r}" if close else ""
+                raise InputError(f"data set {self.root}: its truth has no column {name!r}{hint}")
+        columns = ["id", *catalog.BOX_COLUMNS, *_NEEDED, *(["snr"] if "snr" in truth else []), *sorted(wanted)]
+        by_tile = dict(list(truth[["tile", *dict.fromkeys(columns)]].groupby("tile")))
+        empty = truth[:0]
+        return [{name: by_tile.get(tile, empty)[name].to_numpy() for name in columns} for tile in self.tiles.tile]
+
+    def _read_tile(self, index: int) -> tuple[np.ndarray, ...]:
+        """image, variance, mask, segmentation, E(B-V) grid of a tile, in the order of the bands asked for."""
+        path = self.root / self.tiles.file.iloc[index]
+        try:
+            with fitsio.FITS(str(path)) as fits:
+                cubes = [fits[name].read()[self._band_index] for name in ("IMAGE", "VARIANCE", "MASK")]
+                segmentation, ebv = fits["SEGMENTATION"].read(), fits["EBV"].read()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}; prepare it anew") from error
+        return cubes[0], cubes[1], cubes[2].astype(bool), segmentation, ebv
+
+    def _pixels(self, index: int) -> tuple[np.ndarray, ...]:
+        return self._read_tile(index) if self._cache is None else self._cache[index]
+
+    def _tile(self, index: int) -> Sample:
+        image, variance, mask, segmentation, _ = self._pixels(index)
+        truth = self._truth[index]
+        return Sample(
+            image,
+            variance,
+            mask,
+            segmentation,
+            ids=truth["id"],
+            boxes=np.stack([truth[name] for name in catalog.BOX_COLUMNS], axis=1).astype(np.float32),
+            labels={name: truth[name] for name in (*_NEEDED, "snr") if name in truth}
+            | {label: truth[column] for label, column in self.labels.items()},
+            spin2={label: np.stack([truth[name] for name in pair], axis=1) for label, pair in self.spin2.items()},
+        )
+
+    def _ebv(self, index: int, window: tuple[int, int, int, int]) -> float:
+        """E(B-V) in the cell of the tile's coarse grid that holds the window's centre."""
+        grid = self._pixels(index)[4]
+        y = (window[0] + window[2]) / 2 / self.tiles.height.iloc[index]
+        x = (window[1] + window[3]) / 2 / self.tiles.width.iloc[index]
+        rows, columns = grid.shape
+        return float(grid[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)])
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    # Mirrored arrays have negative strides, which torch cannot hold.
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _band_position(description: dict, band: str, root: str | Path) -> int:
+    if band not in description["bands"]:
+        close = nearest(band, description["bands"])
+        hint = f"; the nearest is {close!r}" if close else ""
+        raise InputError(f"data set {root} has no band {band!r}, only {', '.join(description['bands'])}{hint}")
+    return description["bands"].index(band)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"data set {path.parent} lacks {path.name}; prepare it anew")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}; prepare the data set anew") from error
+
+
+# -------------------------------------------------------------------------------------------------------- loading
+class InfiniteSampler(Sampler):
+    """Yields (index, draw) forever: one permutation of the data set after the other.
+
+    A pure function of (seed, position): the position is all that has to be saved. With several processes, process
+    `rank` of `world_size` takes every world_size-th draw.
+    """
+
+    def __init__(self, size: int, seed: int = 0, rank: int = 0, world_size: int = 1, position: int = 0):
+        assert size > 0
+        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+        self.position = position
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, None
+        draw = self.position * self.world_size + self.rank
+        while True:
+            if draw // self.size != epoch:
+                epoch = draw // self.size
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            yield int(order[draw % self.size]), draw
+            draw += self.world_size
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of samples that all processes together have taken."""
+        return {"draws": self.position * self.world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after that many samples, with any number of processes; takes effect at the next `iter`."""
+        self.position = int(state["draws"]) // self.world_size
+
+
+class TrainLoader:
+    """An endless stream of batches (lists of samples) whose position can be saved and restored exactly.
+
+    The position counts the batches that were handed out, not those that workers have prepared in advance.
+
+    Args:
+        dataset: the samples.
+        batch_size: samples per batch in each process.
+        num_workers: processes that load; 0 loads in the training process.
+        seed: of the order.
+        rank: number of this training process.
+        world_size: number of training processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1")
+        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.sampler = InfiniteSampler(len(dataset), seed, rank, world_size)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        loader = _data_loader(self.dataset, self.batch_size, self.num_workers, sampler=self.sampler)
+        for batch in loader:
+            self.sampler.position += self.batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The sampler's position."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved position; takes effect at the next `iter`."""
+        self.sampler.load_state_dict(state)
+
+
+def train_loader(
+    dataset: TileDataset, batch_size: int, num_workers: int = 0, seed: int = 0, rank: int = 0, world_size: int = 1
+) -> TrainLoader:
+    """The loader of a training; `batch_size` is over all processes.
+
+    Raises:
+        InputError: the batch does not divide among the processes.
+    """
+    if batch_size % world_size:
+        raise InputError(f"batch_size={batch_size} must be a multiple of the number of processes, {world_size}")
+    return TrainLoader(dataset, batch_size // world_size, num_workers, seed, rank, world_size)
+
+
+def eval_loader(
+    dataset: TileDataset, batch_size: int, num_workers: int = 0, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Every sample of the data set once, in order; each process gets every world_size-th one."""
+    indices = range(rank, len(dataset), world_size)
+    return _data_loader(dataset, batch_size, num_workers, sampler=list(indices))
+
+
+def _data_loader(dataset: Dataset, batch_size: int, num_workers: int, sampler: Any) -> DataLoader:
+    cores = os.cpu_count() or 1
+    if num_workers < 0 or num_workers > cores:
+        raise InputError(f"num_workers={num_workers}: this machine has {cores} cores; choose 0 to {cores}")
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=_one_thread,
+        # Its own generator: otherwise starting an iteration would draw from the global one and change the training.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
