@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepdisc import __version__
+from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, zero_points
 from deepdisc.errors import InputError
 
 DONE, FAULT, WRONG_INPUT, PARTS_UNREAD, INTERRUPTED = 0, 1, 2, 3, 130
@@ -66,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"deepdisc {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_simulate, _prepare, _train, _predict, _evaluate, _models, _regrid, _inspect):
+    for add in (_simulate, _prepare, _train, _predict, _evaluate, _models, _export, _regrid, _inspect):
         add(commands)
     return parser
 
@@ -131,7 +132,7 @@ def _prepare(commands) -> None:
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="fields with their truth; simulate writes one")
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET")
-    parser.add_argument("--tile-size", type=_positive, default=512, metavar="PIXELS", help="default: 512")
+    parser.add_argument("--tile-size", type=positive, default=512, metavar="PIXELS", help="default: 512")
 
 
 def run_prepare(args: argparse.Namespace) -> int:
@@ -194,21 +195,36 @@ def _predict(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds")
     _add_mosaic_options(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    parser.add_argument("--tile-size", type=_positive, default=512, metavar="PIXELS", help="default: 512")
-    parser.add_argument("--overlap", type=_natural, default=128, metavar="PIXELS",
+    parser.add_argument("--tile-size", type=positive, default=512, metavar="PIXELS", help="default: 512")
+    parser.add_argument("--overlap", type=natural, default=128, metavar="PIXELS",
                         help="at least twice the half-size of the largest object (default: 128)")  # fmt: skip
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="TILES", help="tiles at once (default: 1)")
-    parser.add_argument("--score-threshold", type=_fraction, metavar="P", help="least score (default: the model's)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="TILES", help="tiles at once (default: 1)")
+    parser.add_argument("--score-threshold", type=fraction, metavar="P", help="least score (default: the model's)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
 
 
 def _add_mosaic_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(many="mosaic")
     group = parser.add_argument_group("what the mosaic itself may not say")
-    group.add_argument("--bands", type=_bands, metavar="u,g,z=Z", help="bands; model=mosaic where names differ")
-    group.add_argument("--pixel-scale", type=_positive_float, metavar="ARCSEC", help="where there is no WCS")
-    group.add_argument("--zero-point", type=_zero_points, metavar="MAG|BAND=MAG,...", help="AB magnitude of one count")
-    group.add_argument("--ebv", type=_natural_float, metavar="MAG", help="Milky Way reddening E(B-V) of the field")
+    group.add_argument(
+        "--bands", metavar="u,g,z=Z", help="bands; model=mosaic where names differ; names of a cube's planes"
+    )
+    group.add_argument("--pixel-scale", type=positive_float, metavar="ARCSEC", help="where there is no WCS")
+    group.add_argument(
+        "--zero-point", type=zero_points, metavar="Z|BAND=Z,...", help="AB zero point, or unit such as nJy"
+    )
+    group.add_argument("--ebv", type=number_or_text, metavar="MAG|MAP", help="Milky Way E(B-V): a number or a FITS map")
+    for name, meaning in _MAPS.items():
+        group.add_argument(f"--{name}", action="append", metavar="BAND=FILE", help=f"{meaning}; repeat for each band")
+    group.add_argument("--background", choices=("none", "subtract"), help="subtract the measured sky (default: none)")
+
+
+_MAPS = {
+    "variance": "variance map",
+    "rms": "map of the standard deviation",
+    "weight": "map of the inverse variance",
+    "mask": "map whose nonzero pixels are bad",
+}
 
 
 def run_predict(args: argparse.Namespace) -> int:
@@ -246,9 +262,14 @@ def run_predict(args: argparse.Namespace) -> int:
 def _open_mosaic(args: argparse.Namespace):
     from deepdisc.data.mosaic import Mosaic
 
-    source = args.mosaic[0] if len(args.mosaic) == 1 else args.mosaic
     return Mosaic.open(
-        source, bands=args.bands, pixel_scale=args.pixel_scale, zero_points=args.zero_point, ebv=args.ebv
+        args.mosaic,
+        args.bands,
+        args.pixel_scale,
+        args.zero_point,
+        **{name: getattr(args, name) for name in _MAPS},
+        background=args.background,
+        ebv=args.ebv,
     )
 
 
@@ -290,12 +311,10 @@ def _evaluate(commands) -> None:
     parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter true objects are not required")
     limits = parser.add_mutually_exclusive_group()
     limits.add_argument(
-        "--iou", type=_fraction, metavar="X", help="match boxes of at least this overlap (default: 0.5)"
+        "--iou-threshold", type=fraction, metavar="X", help="least overlap of matched boxes (default: 0.5)"
     )
-    limits.add_argument("--pixels", type=_positive_float, metavar="D", help="match positions within D pixels instead")
-    limits.add_argument(
-        "--arcsec", type=_positive_float, metavar="D", help="match positions on the sky within D instead"
-    )
+    limits.add_argument("--max-distance-pix", type=positive_float, metavar="D", help="match by position instead")
+    limits.add_argument("--max-distance-arcsec", type=positive_float, metavar="D", help="match on the sky instead")
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -304,28 +323,41 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     from deepdisc.data.mosaic import Mosaic
     from deepdisc.evaluation import evaluate
+    from deepdisc.evaluation.comparison import table_text
 
+    names = (args.pred.parent.name or str(args.pred), args.compare.stem if args.compare else "")
     maps = [path.parent / "segmentation.fits" if args.segmentation else None for path in (args.pred, args.truth)]
     with Mosaic.open(args.mosaic) if args.mosaic else nullcontext() as mosaic:
-        evaluate(
+        metrics = evaluate(
             args.pred,
             args.truth,
             args.output,
             mosaic=mosaic,
-            iou_threshold=args.iou,
-            max_distance_pix=args.pixels,
-            max_distance_arcsec=args.arcsec,
+            iou_threshold=args.iou_threshold,
+            max_distance_pix=args.max_distance_pix,
+            max_distance_arcsec=args.max_distance_arcsec,
             band=args.band,
             mag_limit=args.mag_limit,
             pred_segmentation=maps[0],
             truth_segmentation=maps[1],
             compare=args.compare,
+            names=names,
         )
+    if args.compare:
+        print(table_text(metrics["comparison"]["table"], names))
+    for part in ("detection", "redshift"):
+        _print_figures(part, metrics[part])
     print(args.output / "report.html")
     return DONE
 
 
-# models, regrid, inspect ----------------------------------------------------------------------------------------
+def _print_figures(part: str, figures: dict) -> None:
+    for name, value in figures.items():
+        if f"{name}_err" in figures:
+            print(f"{part}.{name} = {value:.4g} +- {figures[f'{name}_err']:.2g}")
+
+
+# models, export, regrid, inspect -------------------------------------------------------------------------------
 
 
 def _models(commands) -> None:
@@ -339,6 +371,36 @@ def run_models(args: argparse.Namespace) -> int:
     """`deepdisc models`."""
     from deepdisc import model_zoo
 
+    for name in args.names or model_zoo.entries():
+        entry = model_zoo.entry(name)
+        if args.action == "list":
+            scale = entry["pixel_scale_arcsec"]
+            print(f"{name}: {','.join(entry['bands'])}, {scale} arcsec/px, {entry['training_set']}")
+        elif args.action == "show":
+            _print_yaml({name: {**entry, "weights": str(entry["weights"])}})
+        else:
+            print(f"{name}: {model_zoo.verify(name)} is as it was shipped")
+    return DONE
+
+
+def _export(commands) -> None:
+    parser = _command(
+        commands,
+        "export",
+        run_export,
+        "write a checkpoint's weights and config as one .safetensors file",
+        "deepdisc export runs/first/model_best.pth --output mine.safetensors",
+        "The file is all that `deepdisc predict --model` needs.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """`deepdisc export`."""
+    from deepdisc.model_zoo import export
+
+    print(export(args.checkpoint, args.output))
     return DONE
 
 
@@ -359,7 +421,7 @@ def run_regrid(args: argparse.Namespace) -> int:
     """`deepdisc regrid`."""
     from deepdisc.data.regrid import regrid
 
-    print(regrid(args.mosaic[0] if len(args.mosaic) == 1 else args.mosaic, args.output, reference=args.reference))
+    print(regrid(args.mosaic, args.output, reference=args.reference))
     return DONE
 
 
@@ -376,62 +438,16 @@ def _inspect(commands) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """`deepdisc inspect`."""
+    from deepdisc.inspection import inspect
+
+    _print_yaml(inspect(args.path))
     return DONE
 
 
-# how arguments are read -----------------------------------------------------------------------------------------
+def _print_yaml(values: dict) -> None:
+    import yaml
 
-
-def _number(text: str, kind: type, allowed: str, accept) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not accept(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _number(text, int, "a whole number above 0", lambda value: value > 0)
-
-
-def _natural(text: str) -> int:
-    return _number(text, int, "a whole number, 0 or more", lambda value: value >= 0)
-
-
-def _fraction(text: str) -> float:
-    return _number(text, float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-
-
-def _positive_float(text: str) -> float:
-    return _number(text, float, "a number above 0", lambda value: 0 < value < float("inf"))
-
-
-def _natural_float(text: str) -> float:
-    return _number(text, float, "a number, 0 or more", lambda value: 0 <= value < float("inf"))
-
-
-def _bands(text: str) -> dict[str, str]:
-    """Read "u,g,z=Z": {name in the model: name in the mosaic}."""
-    bands = {}
-    for item in text.split(","):
-        model, _, mosaic = (part.strip() for part in item.partition("="))
-        if not model or model in bands:
-            raise argparse.ArgumentTypeError(f"{text!r}: give each band once, as NAME or MODEL=MOSAIC, with commas")
-        bands[model] = mosaic or model
-    return bands
-
-
-def _zero_points(text: str) -> float | dict[str, float]:
-    """Read "22.5" or "g=22.5,r=25"."""
-    if "=" not in text:
-        return _number(text, float, "a magnitude, or BAND=MAGNITUDE,...", lambda value: abs(value) < 100)
-    values = {}
-    for item in text.split(","):
-        band, _, value = (part.strip() for part in item.partition("="))
-        values[band] = _number(value, float, "a magnitude", lambda number: abs(number) < 100)
-    return values
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
 if __name__ == "__main__":

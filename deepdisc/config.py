@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, OmegaConfBaseException
 
 from deepdisc.errors import InputError, nearest
 from deepdisc.files import write_text
@@ -151,7 +151,10 @@ def _importer(path: Path, importers: tuple[Path, ...]) -> Callable[..., Any]:
             hint = "" if name else f": name the file, from {dots}FILE import NAME"
             raise InputError(f"{path}: {dots}{name} is not a config file ({file} does not exist){hint}")
         module = ModuleType(file.stem)
-        module.__dict__.update(_execute(file, importers))
+        # As a DictConfig a mapping is changed like a lazy call: `optim.lr = 1e-4`.
+        values = {key: OmegaConf.create(value) if type(value) is dict and not key.startswith("_") else value
+                  for key, value in _execute(file, importers).items()}  # fmt: skip
+        module.__dict__.update(values)
         for wanted in names or ():
             if wanted != "*" and not hasattr(module, wanted):
                 close = nearest(wanted, [key for key in vars(module) if not key.startswith("_")])
@@ -179,6 +182,8 @@ def _check_links(node: DictConfig | ListConfig, key: str, source: str) -> None:
     for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
         try:
             value = None if OmegaConf.is_missing(node, name) else node[name]
+        except InterpolationToMissingValueError:
+            value = None  # a link to "???" is resolved once the user has given that value
         except InterpolationResolutionError as error:
             link = OmegaConf.to_container(node, resolve=False)[name]
             raise InputError(f"{source}: {join(key, name)} = {link!r} links to a key that does not exist") from error

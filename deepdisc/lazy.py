@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from deepdisc.errors import InputError, nearest
 
@@ -134,6 +134,9 @@ def _item(node: Any, name: Any, key: str) -> Any:
         return node[name]
     except MissingMandatoryValue as error:
         raise InputError(f"{join(key, name)} has no value; give {join(key, name)}=...") from error
+    except InterpolationToMissingValueError as error:
+        missing = str(error).splitlines()[0].rpartition(": ")[2]
+        raise InputError(f"{join(key, name)} needs {missing}, which has no value; give {missing}=...") from error
     except InterpolationResolutionError as error:
         link = OmegaConf.to_container(node, resolve=False)[name]
         raise InputError(f"{join(key, name)} = {link!r} is a link that leads to nothing") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from deepdisc.errors import InputError, nearest
 from deepdisc.lazy import TARGET, is_lazy_call, join, locate, parameters
@@ -81,6 +81,8 @@ def _get(node: DictConfig | ListConfig, name: str, key: str) -> Any:
         if name not in names:
             return _ABSENT
         return None if OmegaConf.is_missing(node, names[name]) else node[names[name]]
+    except InterpolationToMissingValueError:
+        return None
     except OmegaConfBaseException as error:
         raise InputError(f"{key}: {str(error).splitlines()[0]}") from error
 

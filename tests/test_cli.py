@@ -10,7 +10,7 @@ import pytest
 from deepdisc import cli
 from deepdisc.errors import InputError
 
-COMMANDS = ("simulate", "prepare", "train", "predict", "evaluate", "models", "regrid", "inspect")
+COMMANDS = ("simulate", "prepare", "train", "predict", "evaluate", "models", "export", "regrid", "inspect")
 
 
 def run_python(code):
@@ -60,8 +60,6 @@ def test_version(capsys):
             ["predict", "m.yaml", "--output", "x", "--model", "m", "--score-threshold", "2"],
             "'2' is not a number from 0 to",
         ),
-        (["predict", "m.yaml", "--output", "x", "--model", "m", "--bands", "g,g"], "give each band once"),
-        (["predict", "m.yaml", "--output", "x", "--model", "m", "--zero-point", "g=x"], "'x' is not a magnitude"),
         (["predict", "m.yaml", "--output", "x", "--model", "m", "--pixel-scale", "nan"], "'nan' is not a number above"),
         (["predict", "m.yaml", "--output", "x", "--model", "m", "a=1", "--what"], "unrecognized arguments: --what"),
         (
@@ -82,13 +80,17 @@ def test_overrides_may_stand_anywhere():
     assert (args.config_file, args.num_gpus, args.resume, args.eval_only) == ("x.py", 0, True, False)
 
 
-def test_bands_and_zero_points_are_read():
-    args = cli.parse(
-        ["predict", "m", "--model", "m", "--output", "o", "--bands", "u, g,z=Z", "--zero-point", "g=22.5,r=25"]
-    )
-    assert args.bands == {"u": "u", "g": "g", "z": "Z"}
-    assert args.zero_point == {"g": 22.5, "r": 25.0}
-    assert cli.parse(["predict", "m", "--model", "m", "--output", "o", "--zero-point", "31.4"]).zero_point == 31.4
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("31.4", 31.4), ("nJy", "nJy"), ("g=22.5, r=nJy", {"g": 22.5, "r": "nJy"}), ("g=-1e0", {"g": -1.0})],
+)
+def test_zero_points_are_numbers_or_units_for_all_bands_or_by_band(text, value):
+    assert cli.parse(["predict", "m", "--model", "m", "--output", "o", "--zero-point", text]).zero_point == value
+
+
+def test_band_files_may_stand_on_both_sides_of_the_flags():
+    args = cli.parse(["predict", "g=g.fits", "--model", "m", "r=r.fits", "--output", "o", "--weight", "g=w.fits"])
+    assert (args.mosaic, args.weight, args.mask) == (["g=g.fits", "r=r.fits"], ["g=w.fits"], None)
 
 
 @pytest.mark.parametrize(

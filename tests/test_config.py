@@ -125,6 +125,28 @@ def test_a_file_anywhere_can_start_from_a_loaded_one(base, write):
     assert (cfg.model.width, cfg.model.depth) == (6, 5)
 
 
+def test_a_link_to_a_value_that_must_be_given(write):
+    path = write(
+        "needs.py",
+        """
+        from deepdisc.config import L
+        from test_config import Layer
+        data = dict(path="???", train=L(Layer)(width="${data.path}"))
+        """,
+    )
+    with pytest.raises(
+        InputError, match=r"data.train.width needs data.path, which has no value; give data.path=\.\.\."
+    ):
+        instantiate(load(path).data.train)
+    assert instantiate(load(path, ["data.path=here"]).data.train).width == "here"
+    assert instantiate(load(path, ["data.train.width=3"]).data.train).width == 3
+
+
+def test_imported_mappings_are_changed_by_attribute_or_item(base, write):
+    cfg = load(write("common/mine.py", "from .base import optim\noptim.lr = 3.0\noptim['steps'] = [1]\n"))
+    assert (cfg.optim.lr, cfg.optim.steps, cfg.optim.name) == (3.0, [1], "sgd")
+
+
 def test_len_resolver_counts_the_bands(write):
     cfg = load(write("a.py", 'bands = ["g", "r"]\nnum_bands = "${len:${bands}}"\n'), ["bands=[u,g,r,i,z]"])
     assert cfg.num_bands == 5
