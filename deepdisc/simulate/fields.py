@@ -106,7 +106,7 @@ def add_noise(
     """Observe a noiseless band.
 
     The noise is the sky's (Gaussian) and the objects' photons' (Poisson). The variance is what a survey writes down:
-    the sky's, plus the photons that it counted in the very pixel, noise included (so that it does not betray the truth).
+    the sky's, plus the photons that it counted in the very pixel, noise included, so that it does not betray the truth.
 
     Args:
         light: (H, W) float32, nJy; overwritten with the observed image.

@@ -191,7 +191,7 @@ def _disk_radius(light: float, hlr: float, axis_ratio: float) -> float:
 
 
 def _bulge_radius(light: float, hlr: float, axis_ratio: float) -> float:
-    """I = I_e exp(-7.669 ((r/R)^(1/4) - 1)), light = 7.215 pi R^2 I_e (Graham & Driver 2005, PASA 22, 118, for n = 4)."""
+    """I = I_e exp(-7.669 ((r/R)^(1/4) - 1)), light = 7.215 pi R^2 I_e (Graham & Driver 2005, PASA 22, 118)."""
     at_hlr = light / (7.215 * math.pi * hlr**2)
     root = 1 + math.log(at_hlr) / 7.669
     return hlr / math.sqrt(axis_ratio) * root**4 if root > 0 else 0.0

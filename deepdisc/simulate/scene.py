@@ -187,7 +187,7 @@ def _touches(outline: Outline, covers: np.ndarray) -> bool:
 
 
 def truth_table(conditions: Conditions, objects: pd.DataFrame, scene: Scene) -> pd.DataFrame:
-    """The truth catalogue: labelled objects first, ids as in the segmentation, then the FAINT ones centred in the field."""
+    """The truth catalogue: labelled objects first, ids as in the segmentation, then the FAINT ones centred inside."""
     blendedness, blended = measure_blending(scene, conditions.sky_sigma_njy())
     labelled = np.array([outline.row for outline in scene.outlines], dtype=int)
     height, width = conditions.grid.shape

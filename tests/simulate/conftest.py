@@ -1,0 +1,72 @@
+"""Small synthetic fields for the simulator's tests. Without GalSim they all skip."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("galsim", reason='needs the extra "sim"')
+
+from deepdisc.simulate import Sky, simulate  # noqa: E402
+from deepdisc.simulate.conditions import Conditions, draw_conditions  # noqa: E402
+from deepdisc.simulate.instruments import Instrument  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def deep_field(tmp_path_factory) -> Path:
+    """A sparse field so deep (5 mag below one SDSS exposure) that noise hardly matters; E(B-V) = 0.1."""
+    folder = tmp_path_factory.mktemp("deep_field")
+    sky = Sky(
+        bands=["g", "r"],
+        shape=(640, 560),
+        depth_offset=(5.0, 5.0),
+        ebv=(0.1, 0.1),
+        galaxy_density=(0.1, 0.1),
+        star_density=(0.5, 0.5),
+        label_snr=100.0,
+        draw_snr=100.0,
+    )
+    simulate(sky, folder, seed=12)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ordinary_field(tmp_path_factory) -> Path:
+    """A field of the held-out galaxies as detectors see it: five bands, blends, faint objects."""
+    folder = tmp_path_factory.mktemp("ordinary_field")
+    sky = Sky(shape=(400, 480), depth_offset=(1.0, 1.0), population_part="test", pair_fraction=0.3)
+    simulate(sky, folder, seed=5)
+    return folder
+
+
+@pytest.fixture
+def conditions() -> Conditions:
+    """The published conditions of one SDSS exposure, 96 x 80 pixels, without reddening."""
+    import numpy as np
+
+    sky = Sky(shape=(96, 80))
+    return draw_conditions(sky, Instrument.load("sdss"), 0, np.random.default_rng(0))
+
+
+@pytest.fixture
+def make_objects():
+    """A function that makes a table of objects from rows of columns; what a row leaves out is ordinary."""
+
+    def make(*rows: dict) -> pd.DataFrame:
+        ordinary = {
+            "class_id": 0,
+            "redshift": 0.5,
+            "bulge_fraction": 0.0,
+            "disk_hlr_arcsec": 0.6,
+            "disk_axis_ratio": 0.7,
+            "bulge_hlr_arcsec": 0.4,
+            "bulge_axis_ratio": 0.8,
+            "angle_rad": 0.0,
+            "population_row": 0,
+            "snr_estimate": 100.0,
+            **{f"flux_{band}": 20_000.0 for band in "ugriz"},
+            **{f"mag_{band}": 20.65 for band in "ugriz"},
+        }
+        return pd.DataFrame([{**ordinary, **row} for row in rows])
+
+    return make

@@ -1,0 +1,128 @@
+"""Light, noise and positions of the synthetic sky, against numbers computed apart from the simulator."""
+
+import galsim
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from deepdisc.simulate import Sky, simulate
+from deepdisc.simulate.fields import add_noise
+from deepdisc.simulate.painter import Painter
+
+SCALE = 0.396
+
+
+@pytest.mark.parametrize("snr", [10.0, 100.0, 1000.0, 1e4])
+@pytest.mark.parametrize("bulge_fraction", [0.0, 0.4, 1.0])
+def test_a_galaxy_is_what_galsim_draws_in_one_go(conditions, make_objects, snr, bulge_fraction):
+    objects = make_objects(
+        {"x": 30.37, "y": 41.81, "bulge_fraction": bulge_fraction, "angle_rad": 0.6, "snr_estimate": snr}
+    )
+    stamp = Painter(conditions).paint(next(objects.itertuples()))
+    tilt = 0.6 * galsim.radians
+    disk = galsim.Exponential(half_light_radius=0.6).shear(q=0.7, beta=tilt) * (1 - bulge_fraction)
+    bulge = galsim.DeVaucouleurs(half_light_radius=0.4).shear(q=0.8, beta=tilt) * bulge_fraction
+    galaxy = {0.0: disk, 1.0: bulge}.get(bulge_fraction, disk + bulge)
+    for band, fwhm in enumerate((1.53, 1.44, 1.32, 1.26, 1.29)):
+        seen = galsim.Convolve([galaxy, galsim.Moffat(beta=3.0, fwhm=fwhm)]).withFlux(20_000.0)
+        side = stamp.light.shape[-1]
+        offset = (30.37 - stamp.x0 - side // 2, 41.81 - stamp.y0 - side // 2)
+        expected = seen.drawImage(nx=side, ny=side, scale=SCALE, offset=offset, method="auto").array
+        tolerance = max(0.02 / snr, 2e-4) * 20_000  # light per pixel, against the noise of about total / snr
+        np.testing.assert_allclose(stamp.light[band], expected, atol=max(tolerance, 0.01 * expected.max() * 30 / snr))
+        assert stamp.light[band].sum() == pytest.approx(expected.sum(), rel=0.01)
+
+
+def test_nothing_is_drawn_outside_the_field(conditions, make_objects):
+    objects = make_objects({"x": -60.0, "y": 40.0}, {"x": -3.0, "y": 40.0})
+    outside, across = (Painter(conditions).paint(source) for source in objects.itertuples())
+    assert outside is None and across is not None
+
+
+def test_the_sky_noise_reproduces_the_published_depth(tmp_path):
+    published = {"u": 22.15, "g": 23.13, "r": 22.70, "i": 22.20, "z": 20.71}
+    fwhm = {"u": 1.53, "g": 1.44, "r": 1.32, "i": 1.26, "z": 1.29}
+    simulate(Sky(shape=(256, 256), galaxy_density=(0, 0), star_density=(0, 0)), tmp_path, seed=2)
+    for band, depth in published.items():
+        with fits.open(tmp_path / f"{band}.fits") as file:
+            rms, stated = file[0].data.std(), np.sqrt(file["VARIANCE"].data.mean())
+        # A Moffat profile's noise-equivalent area is pi a^2 (2 beta - 1) / (beta - 1)^2; beta is 3 here.
+        a = fwhm[band] / (2 * np.sqrt(2 ** (1 / 3) - 1)) / SCALE
+        five_sigma = 5 * rms * np.sqrt(np.pi * a**2 * 5 / 4)
+        assert 31.4 - 2.5 * np.log10(five_sigma) == pytest.approx(depth, abs=0.1)
+        assert stated == pytest.approx(rms, rel=0.01)
+
+
+def test_photon_noise_and_variance_agree():
+    light = np.full((300, 300), 500.0, dtype=np.float32)
+    image, variance = add_noise(light.copy(), 100.0, 0.05, True, np.random.default_rng(1))
+    expected = 100.0**2 + 500.0 / 0.05  # photons: 25 +- 5 electrons, 20 nJy each
+    assert (image - 500.0).var() == pytest.approx(expected, rel=0.02)
+    assert image.mean() == pytest.approx(500.0, abs=3 * np.sqrt(expected) / 300)
+    assert variance.mean() == pytest.approx(expected, rel=0.01)
+    # What a survey counts is noisy: the variance must not be a noiseless picture of the truth.
+    assert np.corrcoef(image.ravel(), variance.ravel())[0, 1] > 0.99
+    image, variance = add_noise(light.copy(), 100.0, 0.05, False, np.random.default_rng(1))
+    assert (image - 500.0).var() == pytest.approx(expected, rel=0.02)
+    assert (variance == np.float32(100.0**2)).all()
+
+
+def isolated(folder, class_id, number=3):
+    """The truth of the brightest objects of a class that lie well inside and have little light of others near them."""
+    truth = pd.read_parquet(folder / "truth.parquet").sort_values("mag_r")
+    distance = np.hypot(*(truth[[axis]].to_numpy() - truth[axis].to_numpy() for axis in "xy"))
+    alone = np.ones(len(truth), dtype=bool)
+    for band in ("g", "r"):
+        flux = truth[f"flux_{band}"].to_numpy()
+        alone &= ((distance < 40) * flux).sum(axis=1) < 1.005 * flux
+    alone &= truth.x.between(30, 530) & truth.y.between(30, 610) & (truth.snr > 1000) & (truth.class_id == class_id)
+    assert sum(alone) >= number, "the field is too crowded for this test"
+    return truth[alone].head(number)
+
+
+def apertures(folder, band, rows, radius):
+    """Light within `radius` pixels of each row's true position, and its centroid, from the noisy image."""
+    image = fits.getdata(folder / f"{band}.fits").astype(float)
+    y, x = np.indices(image.shape)
+    results = []
+    for row in rows.itertuples():
+        light = image * (np.hypot(x - row.x, y - row.y) < radius)
+        results.append((light.sum(), (light * x).sum() / light.sum(), (light * y).sum() / light.sum()))
+    return np.array(results).T
+
+
+@pytest.mark.parametrize("class_id", [0, 1], ids=["galaxies", "stars"])
+def test_flux_in_an_aperture_is_the_reddened_catalogue_magnitude(deep_field, repository, class_id):
+    rows = isolated(deep_field, class_id)
+    population = pd.read_parquet(repository / "deepdisc/simulate/data/population.parquet")
+    for band, coefficient in (("g", 3.303), ("r", 2.285)):
+        magnitude = population[band].to_numpy(float)[rows.population_row] + coefficient * 0.1
+        expected = 10 ** (0.4 * (31.4 - magnitude))
+        measured, _, _ = apertures(deep_field, band, rows, 28)
+        np.testing.assert_allclose(measured, expected, rtol=0.02)
+        np.testing.assert_allclose(rows[f"flux_{band}"], expected, rtol=1e-5)
+        np.testing.assert_allclose(rows[f"mag_{band}"], magnitude, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_id", [0, 1], ids=["galaxies", "stars"])
+def test_centroids_are_the_true_positions(deep_field, class_id):
+    rows = isolated(deep_field, class_id)
+    _, x, y = apertures(deep_field, "r", rows, 12)
+    np.testing.assert_allclose(x, rows.x, atol=0.05)
+    np.testing.assert_allclose(y, rows.y, atol=0.05)
+
+
+def test_sky_positions_are_those_of_the_header(deep_field):
+    truth = pd.read_parquet(deep_field / "truth.parquet")
+    header = fits.getheader(deep_field / "r.fits")
+    ra, dec = WCS(header).all_pix2world(truth.x, truth.y, 0)
+    np.testing.assert_allclose(truth.ra, ra, atol=1e-8)
+    np.testing.assert_allclose(truth.dec, dec, atol=1e-8)
+    # North is up, east is left, and the field's centre is where it was asked to be: pixel ((560 - 1) / 2, (640 - 1) / 2).
+    assert WCS(header).all_pix2world(279.5, 319.5, 0) == pytest.approx([150.0, 2.0], abs=1e-10)
+    east, north = WCS(header).all_pix2world([178.5, 279.5], [319.5, 419.5], 0)
+    assert east[0] - 150.0 == pytest.approx(101 * SCALE / 3600 / np.cos(np.radians(2.0)), rel=1e-4)
+    assert north[1] - 2.0 == pytest.approx(100 * SCALE / 3600, rel=1e-4)
+    assert header["BUNIT"] == "nJy"

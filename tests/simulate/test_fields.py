@@ -1,0 +1,188 @@
+"""The synthetic sky as a whole: the same seed gives the same bytes, densities, parts, configs and errors."""
+
+import hashlib
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from astropy.io import fits
+
+from deepdisc.config import instantiate, load
+from deepdisc.errors import InputError
+from deepdisc.simulate import Sky, simulate
+from deepdisc.simulate.conditions import draw_conditions
+from deepdisc.simulate.instruments import Instrument
+from deepdisc.simulate.objects import draw_objects
+from deepdisc.simulate.population import GALAXY, STAR, Population
+
+SMALL = {"shape": (64, 80), "bands": ("g", "r"), "depth_offset": (0.0, 1.0), "ebv": (0.0, 0.2)}
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(tmp_path):
+    simulate(Sky(fields=2, **SMALL), tmp_path / "one", seed=3)
+    simulate(Sky(fields=2, workers=2, **SMALL), tmp_path / "two", seed=3)
+    one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
+    assert one == two and len(one) == 2 * 5 + 1
+
+
+def test_a_field_does_not_depend_on_how_many_there_are_but_on_the_seed(tmp_path):
+    for name, fields, seed in (("two", 2, 3), ("three", 3, 3), ("other", 2, 4)):
+        simulate(Sky(fields=fields, **SMALL), tmp_path / name, seed=seed)
+    assert digests(tmp_path / "two" / "field_001") == digests(tmp_path / "three" / "field_001")
+    for number in ("field_000", "field_001"):
+        two, other = (digests(tmp_path / name / number) for name in ("two", "other"))
+        assert all(two[file] != other[file] for file in two)
+    first, second = (fits.getdata(tmp_path / "two" / f"field_00{k}" / "r.fits") for k in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_what_a_field_consists_of(tmp_path):
+    (mosaic_path,) = simulate(Sky(**SMALL), tmp_path, seed=1)
+    mosaic = yaml.safe_load(mosaic_path.read_text())
+    assert list(mosaic["bands"]) == ["g", "r"] and mosaic["pixel_scale_arcsec"] == 0.396 and 0 <= mosaic["ebv"] <= 0.2
+    assert mosaic["bands"]["g"]["psf_fwhm_arcsec"] == pytest.approx(1.44)
+    with fits.open(tmp_path / mosaic["bands"]["g"]["image"]) as file:
+        assert [hdu.name for hdu in file] == ["PRIMARY", "VARIANCE"]
+        assert file[0].data.shape == (64, 80) == file[1].data.shape
+        assert file[0].data.dtype == np.dtype(">f4") and (file[1].data > 0).all()
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert [field["mosaic"] for field in recipe["fields"]] == ["mosaic.yaml"]
+    assert Sky(**recipe["provenance"]["sky"]) == Sky(**{**SMALL, "bands": ["g", "r"]})
+
+
+def test_fields_do_not_share_sky(tmp_path):
+    simulate(Sky(fields=3, galaxy_density=(0, 0), star_density=(0, 0), **SMALL), tmp_path, seed=1)
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    centers = np.array([field["conditions"]["ra_dec_deg"] for field in recipe["fields"]])
+    apart = np.diff(centers[:, 0]) * np.cos(np.radians(2.0)) * 3600
+    assert (apart > 80 * 0.396).all()
+
+
+def test_an_empty_sky_has_an_empty_truth(tmp_path):
+    simulate(Sky(galaxy_density=(0, 0), star_density=(0, 0), **SMALL), tmp_path, seed=1)
+    truth = pd.read_parquet(tmp_path / "truth.parquet")
+    assert len(truth) == 0 and "redshift" in truth.columns and not fits.getdata(tmp_path / "segmentation.fits").any()
+
+
+def drawn(seed=0, **settings):
+    """Objects of a large field, not drawn, and the area (deg2) of the field with its margin."""
+    sky = Sky(**{"shape": (3000, 3000), "bands": ("r",), "depth_offset": (3.0, 3.0), "draw_snr": 0.0, **settings})
+    rng = np.random.default_rng(seed)
+    conditions = draw_conditions(sky, Instrument.load(sky.instrument, sky.bands), 0, rng)
+    objects = draw_objects(sky, conditions, Population.load(sky.population_part), rng)
+    return objects, ((sky.shape[0] + 2 * 40 / 0.396) * 0.396 / 3600) ** 2
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.5])
+def test_counts_follow_the_stated_density(factor):
+    objects, area = drawn(galaxy_density=(factor, factor), star_density=(factor, factor))
+    # Per square degree, counted in the source tables: deepdisc/simulate/data/README.md.
+    for kind, faintest, density in ((GALAXY, 22.0, 15_960), (GALAXY, 24.0, 79_400), (STAR, 21.0, 4_200)):
+        expected = density * factor * area
+        number = ((objects.class_id == kind) & (objects.r < faintest)).sum()
+        assert abs(number - expected) < 4 * np.sqrt(expected) + 0.02 * expected
+
+
+def test_positions_are_uniform_over_field_and_margin_unless_clustered():
+    uniform, _ = drawn(star_density=(0, 0))
+    clustered, _ = drawn(star_density=(0, 0), clustered_fraction=1.0)
+    cells = [np.histogram2d(one.y, one.x, bins=100)[0] for one in (uniform, clustered)]
+    dispersion = [counts.var() / counts.mean() for counts in cells]
+    assert dispersion[0] == pytest.approx(1, abs=0.06) and dispersion[1] > 1.3
+    assert uniform.x.min() < -100 and uniform.x.max() > 3099 and uniform.y.min() < -100
+    assert clustered.x.mean() == pytest.approx(1499.5, abs=30)
+
+
+def test_pairs_are_a_few_psf_widths_apart():
+    settings = {"star_density": (0, 0), "galaxy_density": (0.05, 0.05), "depth_offset": (0, 0), "label_snr": 10.0}
+
+    def close(objects):
+        bright = objects[objects.snr_estimate > 10.0]
+        distance = np.hypot(*(bright[[axis]].to_numpy() - bright[axis].to_numpy() for axis in "xy"))
+        np.fill_diagonal(distance, np.inf)
+        nearest = distance.min(axis=1) * 0.396 / 1.32
+        return nearest < 3.01, nearest
+
+    alone, _ = close(drawn(**settings)[0])
+    paired, nearest = close(drawn(pair_fraction=0.8, pair_separation_fwhm=(0.5, 3.0), **settings)[0])
+    assert alone.mean() < 0.05 and paired.mean() == pytest.approx(0.8, abs=0.05)
+    assert np.sort(nearest)[: int(0.7 * len(nearest))].min() == pytest.approx(0.5, abs=0.3)
+
+
+def test_reddening_dims_and_reddens():
+    clear, _ = drawn(bands=("u", "z"), ebv=(0.0, 0.0))
+    dusty, _ = drawn(bands=("u", "z"), ebv=(0.3, 0.3))
+    np.testing.assert_array_equal(clear.population_row, dusty.population_row)
+    # Schlafly & Finkbeiner 2011, table 6, R_V = 3.1: 4.239 in u and 1.263 in z.
+    np.testing.assert_allclose(dusty.mag_u - clear.mag_u, 0.3 * 4.239, atol=1e-6)
+    np.testing.assert_allclose(clear.flux_z / dusty.flux_z, 10 ** (0.4 * 0.3 * 1.263), rtol=1e-6)
+
+
+def test_the_held_out_part_holds_no_row_of_the_training_part():
+    train, test, every = (Population.load(part).rows for part in ("train", "test", "all"))
+    assert set(train.index).isdisjoint(test.index) and len(train) + len(test) == len(every)
+    assert 0.18 < len(test) / len(every) < 0.22
+    colours = ["u", "g", "r", "i", "z", "y"]
+    assert not every.duplicated(colours).any()
+    objects, _ = drawn(population_part="test")
+    assert set(objects.population_row) <= set(test.index)
+    # Each part stands for the whole: as many objects per area.
+    assert Population.load("test").density_per_deg2 == Population.load("all").density_per_deg2
+
+
+@pytest.mark.parametrize(("name", "part"), [("ugriz_ground", "train"), ("ugriz_ground_test", "test"), ("demo", "test")])
+def test_shipped_skies_can_be_made(name, part, tmp_path):
+    cfg = load(f"configs/sky/{name}.py", ["sky.shape=[48,48]", "sky.fields=1"])
+    assert isinstance(instantiate(cfg.sky), Sky) and cfg.sky.population_part == part
+    (mosaic,) = simulate(cfg, tmp_path, seed=0)
+    assert list(yaml.safe_load(mosaic.read_text())["bands"]) == list("ugriz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"instrument": "sdsss"}, "no instrument 'sdsss': .*did you mean 'sdss'"),
+        ({"bands": ["g", "K"]}, "no band 'K'; it has u, g, r, i, z"),
+        ({"bands": ["g", "g"]}, "give each band once"),
+        ({"population_part": "tests"}, "must be one of train, test, all"),
+        ({"seeing_factor": [2.0, 1.0]}, r"sky.seeing_factor is \[2.0, 1.0\]; it must be \[low, high\]"),
+        ({"ebv": [0.1]}, "sky.ebv .* needs two numbers"),
+        ({"pair_fraction": 1.5}, "sky.pair_fraction is 1.5; it must be within 0 to 1"),
+        ({"shape": [8, 100]}, "at least 16 x 16"),
+        ({"center": [10, 89]}, "declination"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        simulate(Sky(**settings), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_instrument_file_is_named(tmp_path):
+    path = tmp_path / "camera.yaml"
+    path.write_text("pixel_scale_arcsec: 0.2\nbands:\n  g: {population: g}\n")
+    with pytest.raises(InputError, match="camera.yaml: not an instrument .*depth_5sigma"):
+        simulate(Sky(instrument=str(path)), tmp_path / "out")
+
+
+def test_a_config_without_a_sky_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no key 'sky'"):
+        simulate({"model": 1}, tmp_path)
+
+
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(InputError, match="seed is -1"):
+        simulate(Sky(), tmp_path, seed=-1)
+
+
+def test_without_galsim_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "galsim", None)
+    with pytest.raises(InputError, match=r"deepdisc\[sim\]"):
+        simulate(Sky(), tmp_path)
