@@ -21,7 +21,7 @@ from deepdisc.errors import InputError, nearest
 from deepdisc.sky import PixelGrid
 
 GRID_TOLERANCE_PIX = 0.05
-_WINDOW_BYTES = 64 * 2**20
+WINDOW_BYTES = 64 * 2**20
 
 Bands = str | Iterable[str] | Mapping[str, str]
 
@@ -62,7 +62,7 @@ class Mosaic:
         self.grid = grid
         self._reddening = reddening
         self._files = files
-        share_window_budget((plane for band in self._bands.values() for plane in band.planes), _WINDOW_BYTES)
+        share_window_budget((plane for band in self._bands.values() for plane in band.planes), WINDOW_BYTES)
 
     # ---------------------------------------------------------------------------------------------- opening
     @classmethod
@@ -104,10 +104,19 @@ class Mosaic:
         Raises:
             InputError: the files cannot make one mosaic; the message says which and what to do.
         """
-        described = read_source(source, _plane_names(bands))
-        maps = {"variance": variance, "rms": rms, "weight": weight}
-        described = _override(described, zero_points, maps, mask, weight_scale, background, ebv)
-        wanted = _resolve(bands, described)
+        described = describe_source(
+            source,
+            bands,
+            zero_points=zero_points,
+            variance=variance,
+            rms=rms,
+            weight=weight,
+            mask=mask,
+            weight_scale=weight_scale,
+            background=background,
+            ebv=ebv,
+        )
+        wanted = resolve_bands(bands, described)
         files = FileShelf()
         try:
             opened = open_bands(described, set(wanted.values()), pixel_scale, files)
@@ -230,10 +239,6 @@ def _band_map(bands: Bands) -> dict[str, str]:
     return found
 
 
-def _plane_names(bands: Bands | None) -> list[str] | None:
-    return None if bands is None else list(_band_map(bands).values())
-
-
 def _find(name: str, have: list[str], label: str, any_case: bool) -> str:
     if name in have:
         return name
@@ -247,7 +252,8 @@ def _find(name: str, have: list[str], label: str, any_case: bool) -> str:
     )
 
 
-def _resolve(bands: Bands | None, source: MosaicSource) -> dict[str, str]:
+def resolve_bands(bands: Bands | None, source: MosaicSource) -> dict[str, str]:
+    """{name here: name in the source} of the wanted bands; all of them when None."""
     have = [band.name for band in source.bands]
     if bands is None:
         return {name: name for name in have}
@@ -255,16 +261,19 @@ def _resolve(bands: Bands | None, source: MosaicSource) -> dict[str, str]:
 
 
 # -------------------------------------------------------------------------------------------------- overrides
-def _override(
-    source: MosaicSource,
-    zero_points: Any,
-    maps: Mapping[str, Any],
-    mask: Any,
-    weight_scale: Any,
-    background: Any,
-    ebv: Any,
+def describe_source(
+    source: Any,
+    bands: Bands | None = None,
+    *,
+    zero_points: Any = None,
+    mask: Any = None,
+    weight_scale: Any = None,
+    background: str | None = None,
+    ebv: float | str | None = None,
+    **maps: Any,
 ) -> MosaicSource:
-    """Put what the caller says in place of what the source says."""
+    """Read the source and put what the caller says in place of what it says; arguments as for `Mosaic.open`."""
+    source = read_source(source, None if bands is None else list(_band_map(bands).values()))
     changes: dict[str, dict[str, Any]] = {band.name: {} for band in source.bands}
 
     def change(option: str, values: Mapping[str, Any], make: Any) -> None:
@@ -277,7 +286,7 @@ def _override(
         zero_points = dict.fromkeys(changes, zero_points)
     change("zero point", pairs(zero_points, "BAND=ZERO_POINT"), _zero_point_change)
     for kind in NOISE_KINDS:
-        values = pairs(maps[kind], "BAND=FILE")
+        values = pairs(maps.get(kind), "BAND=FILE")
         change(kind, values, lambda value, kind=kind: {"noise_kind": kind, "noise": _map_value(value)})
     change("mask", pairs(mask, "BAND=FILE"), lambda value: {"mask": os.fspath(value)})
     if weight_scale is not None:
