@@ -15,7 +15,7 @@ sky = L(Sky)(
     population_part="train",
     depth_offset=[0.0, 1.9],  # r = 22.7 (one exposure) to 24.6 (coadd)
     depth_jitter=0.15,
-    seeing_factor=[0.72, 1.15],  # 0.9 to 1.75 arcsec over the bands
+    seeing_factor=[0.72, 1.15],  # r: 0.95 to 1.52 arcsec
     seeing_jitter=0.08,
     moffat_beta=[2.6, 4.5],
     ebv=[0.0, 0.15],

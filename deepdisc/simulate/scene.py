@@ -18,7 +18,7 @@ from scipy import ndimage
 from deepdisc.catalog import FLAGS
 from deepdisc.simulate.conditions import Conditions
 from deepdisc.simulate.objects import effective_hlr_arcsec
-from deepdisc.simulate.painter import Painter, Stamp
+from deepdisc.simulate.painter import Painter
 from deepdisc.simulate.population import CLASS_NAMES
 from deepdisc.simulate.settings import Sky
 
@@ -36,7 +36,7 @@ class Outline:
         where: the field's pixels of the arrays below, a tight box.
         inside: (h, w) bool, the outline.
         significance: (h, w) float32.
-        detection: (h, w) float32, the object's part of the detection image (see `Scene.detection`).
+        detection: (h, w) float32, the object's part of the detection image (see `detection_weights`).
     """
 
     row: int
@@ -80,17 +80,17 @@ def build_scene(sky: Sky, conditions: Conditions, objects: pd.DataFrame) -> Scen
         edge=np.zeros(count, dtype=bool),
     )
     painter, sigma = Painter(conditions), conditions.sky_sigma_njy().astype(np.float32)
+    weights = detection_weights(sigma)
     for row, source in enumerate(objects.itertuples(index=False)):
         stamp = painter.paint(source)
         if stamp is None:
             continue
-        overlap = stamp.clip(shape)
-        in_field, in_stamp = overlap
+        in_field, in_stamp = stamp.clip(shape)
         scene.light[:, *in_field] += stamp.light[:, *in_stamp]
         per_sigma = stamp.light / sigma[:, None, None]
         power = np.einsum("bij,bij->ij", per_sigma, per_sigma)
         scene.snr[row] = np.sqrt(power.sum(dtype=np.float64))
-        outline = _outline(sky, row, stamp, np.sqrt(power), per_sigma, overlap, sigma)
+        outline = _outline(sky, row, np.sqrt(power), stamp.light, in_field, in_stamp, weights)
         if outline is None:
             continue
         rows, columns = outline.where
@@ -105,21 +105,35 @@ def build_scene(sky: Sky, conditions: Conditions, objects: pd.DataFrame) -> Scen
 
 
 def _outline(
-    sky: Sky, row: int, stamp: Stamp, significance: np.ndarray, per_sigma: np.ndarray, overlap: tuple[Slices, Slices],
-    sigma: np.ndarray,
-) -> Outline | None:  # fmt: skip
-    """The outline of one object; None where none of it lies in the field."""
+    sky: Sky,
+    row: int,
+    significance: np.ndarray,
+    light: np.ndarray,
+    in_field: Slices,
+    in_stamp: Slices,
+    weights: np.ndarray,
+) -> Outline | None:
+    """The outline of one object; None where none of it lies in the field.
+
+    Args:
+        sky: settings.
+        row: the object's row.
+        significance: (n, n), on the stamp.
+        light: (B, n, n), nJy, on the stamp.
+        in_field: the field's pixels that the stamp covers.
+        in_stamp: the same pixels of the stamp.
+        weights: (B,) weights of the detection image.
+    """
     inside = significance > min(sky.isophote, sky.peak_fraction * significance.max())
     middle = slice(len(inside) // 2 - CORE, len(inside) // 2 + CORE + 1)
     inside[middle, middle] = True
-    in_field, in_stamp = overlap
     found = ndimage.find_objects(inside[in_stamp].astype(np.uint8))
     if not found:
         return None
     tight = found[0]
     crop = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(in_stamp, tight, strict=True))
     where = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(in_field, tight, strict=True))
-    detection = np.tensordot(detection_weights(sigma) * sigma, per_sigma[:, *crop], axes=1)
+    detection = np.tensordot(weights, light[:, *crop], axes=1)
     return Outline(row, where, inside[crop].copy(), significance[crop].copy(), detection.astype(np.float32))
 
 

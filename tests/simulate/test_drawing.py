@@ -120,7 +120,7 @@ def test_sky_positions_are_those_of_the_header(deep_field):
     ra, dec = WCS(header).all_pix2world(truth.x, truth.y, 0)
     np.testing.assert_allclose(truth.ra, ra, atol=1e-8)
     np.testing.assert_allclose(truth.dec, dec, atol=1e-8)
-    # North is up, east is left, and the field's centre is where it was asked to be: pixel ((560 - 1) / 2, (640 - 1) / 2).
+    # North is up, east is left; the middle of 560 x 640 pixels, (279.5, 319.5), is where it was asked to be.
     assert WCS(header).all_pix2world(279.5, 319.5, 0) == pytest.approx([150.0, 2.0], abs=1e-10)
     east, north = WCS(header).all_pix2world([178.5, 279.5], [319.5, 419.5], 0)
     assert east[0] - 150.0 == pytest.approx(101 * SCALE / 3600 / np.cos(np.radians(2.0)), rel=1e-4)

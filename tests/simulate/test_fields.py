@@ -84,7 +84,7 @@ def drawn(seed=0, **settings):
 def test_counts_follow_the_stated_density(factor):
     objects, area = drawn(galaxy_density=(factor, factor), star_density=(factor, factor))
     # Per square degree, counted in the source tables: deepdisc/simulate/data/README.md.
-    for kind, faintest, density in ((GALAXY, 22.0, 15_960), (GALAXY, 24.0, 79_400), (STAR, 21.0, 4_200)):
+    for kind, faintest, density in ((GALAXY, 22.0, 15_960), (GALAXY, 24.0, 79_400), (STAR, 21.0, 4_080)):
         expected = density * factor * area
         number = ((objects.class_id == kind) & (objects.r < faintest)).sum()
         assert abs(number - expected) < 4 * np.sqrt(expected) + 0.02 * expected
