@@ -1,0 +1,1 @@
+"""Field prediction: mosaic -> tiles -> detector -> merged, measured, written catalogue."""
