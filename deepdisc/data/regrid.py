@@ -201,6 +201,7 @@ def _create_planes(path: Path, name: str, grid: PixelGrid) -> list[np.memmap]:
     with fitsio.FITS(os.fspath(path), "rw") as file:
         for extension, unit in (("IMAGE", "nJy"), ("VARIANCE", "nJy2")):
             header = [*cards, {"name": "BUNIT", "value": unit}, {"name": "FILTER", "value": name}]
-            file.create_image_hdu(dims=grid.shape, dtype="f4", extname=extension, header=header)
+            file.create_image_hdu(dims=grid.shape, dtype="f4", extname=extension)
+            file[-1].write_keys(header)
         offsets = [file[number].get_info()["data_start"] for number in (0, 1)]
     return [np.memmap(path, ">f4", "r+", offset, grid.shape) for offset in offsets]
