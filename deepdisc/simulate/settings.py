@@ -34,7 +34,7 @@ class Sky:
             placed uniformly.
         cluster_members: mean number of galaxies around one such centre.
         cluster_radius_arcsec: standard deviation, per axis, of their distances from it.
-        pair_fraction: share of the detectable galaxies that are moved next to another one.
+        pair_fraction: share of the detectable galaxies that form close pairs; one of each two is moved to the other.
         pair_separation_fwhm: range of the distance in such a pair, in units of the mean PSF width.
         background_only_variance: share of the fields whose VARIANCE plane leaves out the objects' photon noise, as the
             weight maps of many surveys do.
