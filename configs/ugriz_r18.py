@@ -41,8 +41,8 @@ model.roi_heads.box_head.fc_dim = 256
 model.roi_heads.box_predictor.test_score_thresh = 0.05
 model.roi_heads.box_predictor.test_topk_per_image = 600
 model.roi_heads.mask_head.conv_dim = 64
-model.roi_heads.heads = dict(
-    redshift=L(RedshiftHead)(
+model.roi_heads.heads = {
+    "redshift": L(RedshiftHead)(
         pooler=L(ROIPooler)(
             output_size=7,
             in_features="${model.roi_heads.box_pooler.in_features}",
@@ -56,7 +56,7 @@ model.roi_heads.heads = dict(
         photometry=L(AperturePhotometry)(num_bands="${num_bands}"),
         loss_weight=1.0,
     ),
-)
+}
 
 data["crop_size"] = 160
 data["batch_size"] = 4

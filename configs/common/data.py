@@ -8,15 +8,15 @@ from deepdisc.data.dataset import NoiseAugmentation, TileDataset, eval_loader, t
 
 bands = ["g", "r", "i"]
 
-data = dict(
-    path="???",
-    crop_size=160,
-    batch_size=4,
+data = {
+    "path": "???",
+    "crop_size": 160,
+    "batch_size": 4,
     # loading processes; with cache=True one process does it in passing
-    num_workers=0,
-    cache=True,
-    seed=0,
-    train=L(train_loader)(
+    "num_workers": 0,
+    "cache": True,
+    "seed": 0,
+    "train": L(train_loader)(
         dataset=L(TileDataset)(
             root="${data.path}",
             split="train",
@@ -31,7 +31,7 @@ data = dict(
         num_workers="${data.num_workers}",
         seed="${data.seed}",
     ),
-    val=L(eval_loader)(
+    "val": L(eval_loader)(
         dataset=L(TileDataset)(
             root="${data.path}",
             split="val",
@@ -42,4 +42,4 @@ data = dict(
         batch_size="${data.batch_size}",
         num_workers="${data.num_workers}",
     ),
-)
+}

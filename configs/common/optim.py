@@ -3,26 +3,26 @@
 from deepdisc.config import L
 from deepdisc.training.optim import WarmupCosine, build_optimizer
 
-optim = dict(
+optim = {
     # lr_factors: module name -> factor of its learning rate, e.g. {"backbone": 0.1}; 0 freezes
-    optimizer=L(build_optimizer)(name="adamw", lr=5e-4, weight_decay=0.05, lr_factors={}),
-    schedule=L(WarmupCosine)(max_iter="${train.max_iter}", warmup_iters=200, final_factor=0.01),
-    clip_grad_norm=5.0,
-)
+    "optimizer": L(build_optimizer)(name="adamw", lr=5e-4, weight_decay=0.05, lr_factors={}),
+    "schedule": L(WarmupCosine)(max_iter="${train.max_iter}", warmup_iters=200, final_factor=0.01),
+    "clip_grad_norm": 5.0,
+}
 
-train = dict(
-    output_dir="runs/new",
-    max_iter=10000,
-    seed=0,
-    device="auto",  # auto, cpu, cuda
-    precision="float32",  # or bfloat16 (autocast)
-    channels_last=True,
-    ema_decay=0.999,  # average of the weights, which is validated and exported; null for none
-    init_checkpoint=None,  # weights to start from: .pth, .pkl or .safetensors
-    log_period=20,
-    eval_period=1000,
-    checkpoint_period=1000,
-    keep_checkpoints=2,
-    best_metric="val_loss",  # or one term, e.g. val_loss_redshift
-    trackers=[],  # tensorboard, wandb (extra: track)
-)
+train = {
+    "output_dir": "runs/new",
+    "max_iter": 10000,
+    "seed": 0,
+    "device": "auto",  # auto, cpu, cuda
+    "precision": "float32",  # or bfloat16 (autocast)
+    "channels_last": True,
+    "ema_decay": 0.999,  # average of the weights, which is validated and exported; null for none
+    "init_checkpoint": None,  # weights to start from: .pth, .pkl or .safetensors
+    "log_period": 20,
+    "eval_period": 1000,
+    "checkpoint_period": 1000,
+    "keep_checkpoints": 2,
+    "best_metric": "val_loss",  # or one term, e.g. val_loss_redshift
+    "trackers": [],  # tensorboard, wandb (extra: track)
+}

@@ -68,7 +68,7 @@ class NoiseAugmentation:
     def __post_init__(self):
         if not (0 <= self.probability <= 1 and self.max_factor >= 1):
             raise InputError(
-                f"noise: probability={self.probability} must be between 0 and 1, max_factor={self.max_factor} at least 1"
+                f"noise: probability={self.probability} must be 0 to 1, max_factor={self.max_factor} at least 1"
             )
 
 

@@ -181,7 +181,7 @@ def to_instances(sample: Sample, min_visible: float = 0.3, label_snr: float | No
     for name, value in _measured(labels, sample.spin2).items():
         value = value[picked].astype(np.float32)
         instances.set(f"gt_{name}", torch.from_numpy(value))
-        instances.set(f"gt_has_{name}", torch.from_numpy(np.isfinite(value.reshape(len(value), -1)).all(axis=1)))
+        instances.set(f"gt_has_{name}", torch.from_numpy(np.isfinite(value).all(axis=tuple(range(1, value.ndim)))))
     return instances
 
 

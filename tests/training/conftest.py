@@ -1,0 +1,16 @@
+"""One small data set for all trainings here."""
+
+import blob_sky
+import pytest
+
+from deepdisc.data.prepare import prepare
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory):
+    """A data set of three fields of blobs, one per split."""
+    folder = tmp_path_factory.mktemp("blobs")
+    entries = [blob_sky.write_field(folder / f"field_{i}", shape=(128, 128), count=30, seed=i) for i in range(3)]
+    for entry, split in zip(entries, ("train", "val", "test"), strict=True):
+        entry["split"] = split
+    return prepare(blob_sky.write_recipe(folder, entries), folder / "dataset", tile_size=64)
