@@ -152,7 +152,7 @@ def _train(commands) -> None:
         "train",
         run_train,
         "train the network of a config file",
-        "deepdisc train --config-file configs/ugriz_r18.py train.output_dir=runs/first train.max_iter=100",
+        "deepdisc train --config-file configs/ugriz_r18.py data.path=sky_dataset train.output_dir=runs/first",
         "Checkpoints, the resolved config and logs go to train.output_dir of the config.",
     )
     parser.add_argument(

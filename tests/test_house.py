@@ -49,6 +49,29 @@ def test_readme_commands_exist(line):
         load(ROOT / config, args.overrides)
 
 
+@pytest.mark.slow
+def test_readme_training_section_runs_from_an_empty_folder(tmp_path, monkeypatch):
+    """The commands as they stand, only with smaller fields and two iterations."""
+    monkeypatch.chdir(tmp_path)
+    smaller = {"sky.shape=[256,256]": "sky.shape=[128,128]", "train.max_iter=300": "train.max_iter=2"}
+    section = README.split("## Training a model of your own")[1].split("```")[1]
+    commands = [line for line in section.splitlines() if line.startswith("deepdisc ")]
+    assert [shlex.split(line)[1] for line in commands] == ["simulate", "prepare", "train", "predict"]
+    for line in commands:
+        arguments = [smaller.get(argument, argument) for argument in shlex.split(line)[1:]]
+        assert cli.main(arguments) == 0, line
+    assert {path.name for path in (tmp_path / "catalogue").iterdir()} == {
+        "catalog.parquet", "catalog.fits", "segmentation.fits", "regions.reg", "run.json"
+    }  # fmt: skip
+    assert (
+        cli.main(["train", "--config", "runs/first/config.yaml", "train.output_dir=runs/again", "train.max_iter=1"])
+        == 0
+    )
+    truth = "sky/field_000/truth.parquet"
+    assert cli.main(["evaluate", "catalogue/catalog.parquet", truth, "--segmentation", "--output", "scores"]) == 0
+    assert (tmp_path / "scores/metrics.json").is_file() and (tmp_path / "scores/report.html").is_file()
+
+
 def test_readme_python_runs():
     for block in fenced("python"):
         exec(block, {})

@@ -57,14 +57,22 @@ def run(*arguments: str | Path) -> str:
     return command
 
 
-def show(title: str, name: str, mosaic: Path, truth: Path, output: Path, first: list[str]) -> tuple[str, dict]:
-    """Predict and evaluate one field in `output`/`name`; return its part of the page and its metrics."""
-    catalogue, scores = output / name / "catalogue", output / name / "scores"
+def show(title: str, name: str, field: Path, output: Path, *options: str) -> tuple[str, dict]:
+    """Predict and evaluate one field in `output`/`name`; return its part of the page and its metrics.
+
+    Args:
+        title: what the field is.
+        name: of its folder.
+        field: folder with mosaic.yaml and truth.parquet.
+        output: folder of the demonstration.
+        options: further options of `deepdisc evaluate`.
+    """
+    mosaic, catalogue, scores = field / "mosaic.yaml", output / name / "catalogue", output / name / "scores"
     commands = [
-        *first,
         run("predict", mosaic, "--model", MODEL, "--output", catalogue),
-        run("evaluate", catalogue / "catalog.parquet", truth, "--mosaic", mosaic, "--output", scores),
-    ]
+        run("evaluate", catalogue / "catalog.parquet", field / "truth.parquet", "--mosaic", mosaic, "--output", scores,
+            *options),
+    ]  # fmt: skip
     section = SECTION.format(title=title, name=name, commands=html.escape("\n".join(commands)))
     return section, json.loads((scores / "metrics.json").read_text())
 
@@ -108,22 +116,16 @@ def main() -> None:
 
     start = time.monotonic()
     sky = output / "synthetic" / "sky"
-    simulated = run("simulate", "--config-file", "configs/sky/demo.py", "--output", sky, "--seed", str(HELD_OUT_SEED))
+    run("simulate", "--config-file", "configs/sky/demo.py", "--output", sky, "--seed", str(HELD_OUT_SEED))
     synthetic, synthetic_metrics = show(
-        "A synthetic field that the model has never seen: the truth is known",
-        "synthetic",
-        sky / "mosaic.yaml",
-        sky / "truth.parquet",
-        output,
-        [simulated],
+        "A synthetic field that the model has never seen: the truth is known", "synthetic", sky, output
     )
     real, real_metrics = show(
-        "A real field: SDSS, scored against the 20 times deeper Stripe 82 coadd",
+        "A real field: SDSS, scored against the 20 times deeper Stripe 82 coadd, objects brighter than r = 20.5",
         "real",
-        SAMPLE / "mosaic.yaml",
-        SAMPLE / "truth.parquet",
+        SAMPLE,
         output,
-        [],
+        *("--max-distance-pix", "1", "--band", "r", "--mag-limit", "20.5"),
     )
     page = PAGE.format(
         model=MODEL,
