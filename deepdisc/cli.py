@@ -353,7 +353,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def _print_figures(part: str, figures: dict) -> None:
     for name, value in figures.items():
-        if f"{name}_err" in figures:
+        if f"{name}_err" in figures and value == value:  # NaN: this catalogue or truth has no such figure
             print(f"{part}.{name} = {value:.4g} +- {figures[f'{name}_err']:.2g}")
 
 
