@@ -37,7 +37,7 @@ class BoxCoder:
         """Apply offsets (N, 4 K) to boxes (N, 4): boxes (N, 4 K), in single precision, not clipped."""
         deltas = deltas.float()
         source = source.to(deltas.dtype)
-        offsets = deltas.reshape(len(deltas), -1, 4) / deltas.new_tensor(self.weights)
+        offsets = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) / deltas.new_tensor(self.weights)
         size = (source[:, 2:] - source[:, :2])[:, None]
         center = source[:, None, :2] + 0.5 * size
         center = offsets[..., :2] * size + center

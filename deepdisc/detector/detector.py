@@ -19,7 +19,7 @@ class Detector(nn.Module):
 
     Input: a list of records, one per image, which may differ in size:
         image: (C, h, w) float; C bands in the model's order.
-        variance: (C, h, w), mask: (C, h, w) bool, True = no data; both optional, for `stretch`.
+        variance: (C, h, w), mask: (C, h, w) bool, True = no data, optional; both only used by a `stretch`.
         ebv: E(B-V), a scalar or a coarse grid over the image; 0 when absent.
         instances: in training, the true objects: `gt_boxes`, `gt_classes`, `gt_masks` (bool (N, h, w) or
             `RegionMasks`) and the labels of the other heads.
@@ -103,29 +103,41 @@ class Detector(nn.Module):
 
     def _features(self, records: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
         records = [self._on_device(record) for record in records]
-        batch = self.preprocess(records)
+        batch = self._batch(records)
         features = {"image": batch.tensor, **self.backbone(batch.tensor)}
         if self.stretch is not None:
             features.update(self._pixels(records))
         return features, batch.image_sizes
 
     def _on_device(self, record: dict[str, Any]) -> dict[str, Tensor]:
+        """Image, and with a stretch also variance and mask (True also where a value is not finite), on the device."""
         image = record["image"]
         if image.ndim != 3 or 0 in image.shape:
             raise InputError(f"an image must be (band, y, x) and not empty; this one is {tuple(image.shape)}")
-        pixels = {name: record[name] for name in ("image", "variance", "mask") if record.get(name) is not None}
+        pixels = {"image": image.to(self.device)}
+        if self.stretch is None:
+            return pixels
+        if record.get("variance") is None:
+            raise InputError("this model measures pixels in units of their noise: a record needs 'variance'")
+        mask = record.get("mask")
+        pixels["variance"] = record["variance"].to(self.device)
+        pixels["mask"] = torch.zeros_like(pixels["image"], dtype=torch.bool) if mask is None else mask.to(self.device)
         for name, value in pixels.items():
             if value.shape != image.shape:
                 raise InputError(f"{name} is {tuple(value.shape)}, the image {tuple(image.shape)}: they must agree")
-        return {name: value.to(self.device) for name, value in pixels.items()}
+        pixels["mask"] = pixels["mask"] | ~torch.isfinite(pixels["image"]) | ~torch.isfinite(pixels["variance"])
+        return pixels
 
-    def preprocess(self, records: list[dict[str, Tensor]]) -> ImageBatch:
+    def preprocess(self, records: list[dict[str, Any]]) -> ImageBatch:
         """Stretch and normalise each image, then pad all to a common size."""
+        return self._batch([self._on_device(record) for record in records])
+
+    def _batch(self, records: list[dict[str, Tensor]]) -> ImageBatch:
         images = []
         for record in records:
             image = record["image"]
             if self.stretch is not None:
-                image = self.stretch(image, record.get("variance"), record.get("mask"))
+                image = self.stretch(image, record["variance"], record["mask"])
             if len(image) != self.backbone.in_channels:
                 raise InputError(
                     f"the image has {len(image)} bands, but the model was made for {self.backbone.in_channels}: select "
@@ -135,15 +147,16 @@ class Detector(nn.Module):
         return ImageBatch.from_list(images, self.backbone.size_divisibility)
 
     def _pixels(self, records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The measured pixels, for heads that need fluxes: zero where masked or padded.
+        """The measured pixels, for heads that need fluxes: zero and not "valid" where masked or padded.
 
         Returns:
-            "flux" (N, C, H, W) nJy, "valid" bool, and "variance" nJy^2 if every record has one.
+            "flux" nJy, "variance" nJy^2 and "valid" bool, each (N, C, H, W).
         """
-        valid = [torch.isfinite(x["image"]) & ~x.get("mask", torch.tensor(False)) for x in records]
-        stacks = {"valid": valid, "flux": [torch.where(v, x["image"], 0) for v, x in zip(valid, records, strict=True)]}
-        if all("variance" in x for x in records):
-            stacks["variance"] = [torch.where(v, x["variance"], 0) for v, x in zip(valid, records, strict=True)]
+        stacks = {
+            "flux": [x["image"].masked_fill(x["mask"], 0) for x in records],
+            "variance": [x["variance"].masked_fill(x["mask"], 0) for x in records],
+            "valid": [~x["mask"] for x in records],
+        }
         divisibility = self.backbone.size_divisibility
         return {name: ImageBatch.from_list(images, divisibility).tensor for name, images in stacks.items()}
 

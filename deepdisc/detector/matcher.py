@@ -13,7 +13,7 @@ from torch import Tensor
 from deepdisc.structures import box_iou
 
 # elements of the overlap matrix that are held at a time, so that crowded tiles do not fill the memory
-BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS = 2**22
 
 
 class Matcher:

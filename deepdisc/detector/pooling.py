@@ -72,7 +72,9 @@ class ROIPooler(nn.Module):
         Returns:
             (sum n_i, C, output_size, output_size), images one after the other.
         """
+        # at least single precision: half would move the boxes by a pixel
         maps = [features[name] for name in self.in_features]
+        maps = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in maps]
         assert len(boxes) == len(maps[0])
         image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(box) for box in boxes]))
         flat = torch.cat(boxes)

@@ -1,7 +1,7 @@
 """Reference models of which detectron2's numbers are known: their weights, inputs and configuration.
 
-Weights and images follow a rule of uniform and normal random numbers (numpy's legacy generator, whose stream is fixed for
-ever), so that only outputs need to be stored. The numbers were computed with detectron2 02b5c4e2 on torch 2.14.1, CPU.
+Weights and images follow a rule of uniform and normal random numbers (numpy's legacy generator, whose stream never
+changes), so that only outputs need to be stored. They were computed with detectron2 02b5c4e2 on torch 2.14.1, CPU.
 """
 
 import json
