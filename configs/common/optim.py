@@ -7,7 +7,7 @@ optim = {
     # lr_factors: module name -> factor of its learning rate, e.g. {"backbone": 0.1}; 0 freezes
     "optimizer": L(build_optimizer)(name="adamw", lr=5e-4, weight_decay=0.05, lr_factors={}),
     "schedule": L(WarmupCosine)(max_iter="${train.max_iter}", warmup_iters=200, final_factor=0.01),
-    "clip_grad_norm": 5.0,
+    "clip_grad_norm": 5.0,  # of the total norm; 0 for no limit
 }
 
 train = {
@@ -17,7 +17,7 @@ train = {
     "device": "auto",  # auto, cpu, cuda
     "precision": "float32",  # or bfloat16 (autocast)
     "channels_last": True,
-    "ema_decay": 0.999,  # average of the weights, which is validated and exported; null for none
+    "ema_decay": 0.999,  # average of the weights, which is validated and exported; 0 for none
     "init_checkpoint": None,  # weights to start from: .pth, .pkl or .safetensors
     "log_period": 20,
     "eval_period": 1000,

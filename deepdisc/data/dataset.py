@@ -42,7 +42,8 @@ def read_description(root: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no data set at {root} (no dataset.yaml); make it: deepdisc prepare RECIPE --output {root}")
     try:
-        description = yaml.safe_load(path.read_text())
+        # The C loader where there is one: provenance of hundreds of fields takes the Python loader seconds.
+        description = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
     version = description.get("schema_version") if isinstance(description, dict) else None

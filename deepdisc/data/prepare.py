@@ -32,6 +32,7 @@ import fitsio
 import numpy as np
 import pandas as pd
 import yaml
+from rich.console import Console
 from rich.progress import track
 
 from deepdisc import catalog
@@ -112,7 +113,7 @@ def prepare(
     try:
         (temporary / "tiles").mkdir(parents=True)
         writer = _Writer(temporary, fields[0].bands)
-        for area in track(areas, description="tiles", disable=None):
+        for area in track(areas, description="tiles", console=Console(stderr=True)):
             writer.write_area(fields[area.field], area, areas, tile_size)
         about = {"seed": seed, "tile_size": tile_size, "fractions": dict(fractions or DEFAULT_FRACTIONS)}
         writer.finish(contents, fields, about)

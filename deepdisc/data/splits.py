@@ -125,14 +125,20 @@ def _deal(sizes: Sequence[int], fractions: Mapping[str, float], seed: int) -> li
 
 def same_sky(fields: Sequence[HasTruth]) -> list[list[int]]:
     """Group fields that show the same objects. Fields without sky positions are all taken to be different."""
-    rows, columns = [], []
     positions = [_sky(item.truth) for item in fields]
-    for i, first in enumerate(positions):
-        for j in range(i + 1, len(positions)):
-            if _coincide(first, positions[j]):
-                rows.append(i)
-                columns.append(j)
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(fields),) * 2)
+    owner = np.repeat(np.arange(len(fields)), [len(part) for part in positions])
+    linked: list[tuple[int, int]] = []
+    if len(owner):
+        # One tree for all: hundreds of fields make too many pairs to be matched one by one.
+        close = cKDTree(np.concatenate(positions)).query_pairs(
+            np.radians(SAME_OBJECT_ARCSEC / 3600), output_type="ndarray"
+        )
+        pairs, counts = np.unique(np.sort(owner[close], axis=1), axis=0, return_counts=True)
+        for (i, j), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            if i != j and count > SAME_SKY_SHARE * _objects_in_common_area(positions[i], positions[j]):
+                linked.append((i, j))
+    rows, columns = zip(*linked, strict=True) if linked else ((), ())
+    graph = coo_array((np.ones(len(linked)), (rows, columns)), shape=(len(fields),) * 2)
     count, labels = connected_components(graph, directed=False)
     return [np.flatnonzero(labels == label).tolist() for label in range(count)]
 
@@ -145,17 +151,11 @@ def _sky(truth: pd.DataFrame) -> np.ndarray:
     return np.stack((np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)), axis=1)
 
 
-def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
-    if len(first) == 0 or len(second) == 0:
-        return False
+def _objects_in_common_area(first: np.ndarray, second: np.ndarray) -> int:
+    """How many objects the poorer of two fields has where their bounding boxes overlap."""
     low = np.maximum(first.min(axis=0), second.min(axis=0))
     high = np.minimum(first.max(axis=0), second.max(axis=0))
-    shared = first[((first >= low) & (first <= high)).all(axis=1)]
-    others = second[((second >= low) & (second <= high)).all(axis=1)]
-    if len(shared) == 0 or len(others) == 0:
-        return False
-    distance, _ = cKDTree(others).query(shared, distance_upper_bound=np.radians(SAME_OBJECT_ARCSEC / 3600))
-    return np.isfinite(distance).sum() > SAME_SKY_SHARE * min(len(shared), len(others))
+    return min(int(((part >= low) & (part <= high)).all(axis=1).sum()) for part in (first, second))
 
 
 def tile_edges(start: int, stop: int, tile_size: int) -> list[tuple[int, int]]:

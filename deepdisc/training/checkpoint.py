@@ -60,7 +60,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
         # Older detectron2 schedulers leave NumPy scalars in their state.
         with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType]):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+    except Exception as error:  # an unpickler stumbles over foreign bytes with any kind of exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as a checkpoint, truncated or not one: {reason}") from error
     if not isinstance(state, dict):
@@ -170,7 +170,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
             state = _PlainUnpickler(handle, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
+    except Exception as error:  # as in load_state
         raise InputError(f"{path}: cannot be read as detectron2's .pkl weights: {error}") from error
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, not weights")

@@ -41,14 +41,12 @@ def barrier() -> None:
 
 
 def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
-    """Add up numbers over all processes; the keys must be the same everywhere."""
-    if world_size() == 1:
-        return values
-    names = sorted(values)
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return dict(zip(names, total.tolist(), strict=True))
+    """Add up numbers over all processes; a process may lack some of them, or all."""
+    total: dict[str, float] = {}
+    for part in gather_objects(values):
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def gather_objects(value: Any) -> list[Any]:

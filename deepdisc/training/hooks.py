@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from deepdisc.errors import InputError, require_extra
-from deepdisc.files import write_text
+from deepdisc.files import write_failure, write_text
 from deepdisc.training import distributed
 from deepdisc.training.checkpoint import BEST, FINAL, numbered, save_state
 
@@ -196,8 +196,11 @@ class MetricsFile(Hook):
 
     def on_record(self, trainer: Trainer, record: dict[str, Any]) -> None:
         """Write one line."""
-        with open(self.path, "a") as handle:
-            handle.write(json.dumps(record) + "\n")
+        try:
+            with open(self.path, "a") as handle:
+                handle.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise write_failure(self.path, error) from error
 
 
 class ProgressHook(Hook):

@@ -56,8 +56,8 @@ class Trainer:
         device: of the model.
         hooks: called in order.
         precision: "float32", or "bfloat16" for autocast.
-        clip_grad_norm: gradients of a larger total norm are scaled down to it; None for no limit.
-        ema_decay: keep an exponential average of the weights with this decay; None for none.
+        clip_grad_norm: gradients of a larger total norm are scaled down to it; 0 for no limit.
+        ema_decay: keep an exponential average of the weights with this decay; 0 for none.
     """
 
     def __init__(
@@ -70,20 +70,22 @@ class Trainer:
         device: torch.device | str = "cpu",
         hooks: Sequence[Hook] = (),
         precision: str = "float32",
-        clip_grad_norm: float | None = None,
-        ema_decay: float | None = None,
+        clip_grad_norm: float = 0.0,
+        ema_decay: float = 0.0,
     ):
         if precision not in PRECISIONS:
             raise InputError(f"train.precision={precision!r} is not one of {', '.join(PRECISIONS)}")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise InputError(f"train.ema_decay={ema_decay} must be between 0 and 1, or null")
+        if not 0 <= ema_decay < 1:
+            raise InputError(f"train.ema_decay={ema_decay} must be below 1 and not negative; 0 keeps no average")
+        if clip_grad_norm < 0:
+            raise InputError(f"optim.clip_grad_norm={clip_grad_norm} must not be negative; 0 sets no limit")
         self.device = torch.device(device)
         self.model = distributed.wrap(model, self.device)
         self.loader, self.optimizer, self.schedule, self.max_iter = loader, optimizer, schedule, max_iter
         self.precision = PRECISIONS[precision]
-        self.clip_grad_norm = math.inf if clip_grad_norm is None else float(clip_grad_norm)
+        self.clip_grad_norm = clip_grad_norm or math.inf
         self.ema = None
-        if ema_decay is not None:
+        if ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.hooks = list(hooks)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -322,7 +324,9 @@ def evaluate_losses(
     summed = distributed.sum_over_processes({**totals, "": float(images)})
     images = summed.pop("")
     if not images:
-        raise InputError("the validation set is empty; prepare the data with a val split or set data.val=null")
+        raise InputError(
+            "the validation set is empty; prepare the data with a val split, or set data.val = None in the config"
+        )
     means = {name: value / images for name, value in summed.items()}
     return {"val_loss": sum(means.values()), **{f"val_{name}": value for name, value in means.items()}}
 

@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_model_is_refused_on_resume(blobs, tmp_path):
     with pytest.raises(InputError, match="cannot resume from .*model_final.pth: it is of another model"):
         train(config(blobs, tmp_path, "model.width=7"), resume=True)
     with pytest.raises(InputError, match="averages its weights, train.ema_decay says otherwise"):
-        train(config(blobs, tmp_path, "train.ema_decay=null"), resume=True)
+        train(config(blobs, tmp_path, "train.ema_decay=0"), resume=True)
 
 
 def test_validation_uses_all_batches_weighted_by_their_images(blobs):
@@ -293,7 +293,8 @@ def test_training_starts_from_given_weights(blobs, tmp_path):
     ("override", "message"),
     [
         ("train.precision=float8", "precision='float8' is not one of float32, bfloat16"),
-        ("train.ema_decay=1.5", "ema_decay=1.5 must be between 0 and 1"),
+        ("train.ema_decay=1.5", "ema_decay=1.5 must be below 1"),
+        ("optim.clip_grad_norm=-1", "optim.clip_grad_norm=-1 must not be negative"),
         ("train.log_period=0", "train.log_period=0 must be at least 1"),
         ("train.trackers=[wandbb]", "'wandbb' is not one of tensorboard, wandb"),
         ("train.device=tpu", "train.device='tpu' is not one of auto, cpu, cuda"),
