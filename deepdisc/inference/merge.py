@@ -9,7 +9,8 @@ Every detection of a tile takes part, whole or cut off by the tile's border:
 2. *Groups.* Pairs are joined best first: identical boxes, then boxes within `shift_pix`, then the rest; uncut ones
    before cut ones; the smaller difference first. Two detections of one tile never join a group: they are two objects.
 3. *Ownership.* A group is kept if one of its members has its centre in its own tile's core, or if the tile that owns
-   the group's centre is among its members. A detection without partner is kept only by the tile that owns its centre.
+   the group's centre is among its members. A detection without partner is kept only by the tile that owns its centre
+   (by the neighbour that saw it whole if that tile was not searched: it could not be read, or has no data).
 4. *Choice.* The member kept is one that no inner border cuts, and of those the one deepest inside its tile's core as
    seen from the group's centre. If all are cut (the object is larger than the overlap) the pieces are united.
 
@@ -232,7 +233,9 @@ class SeamMerger:
         whole = boxes[~cut] if not cut.all() else _hull(boxes)[None]
         center = ((whole[:, :2] + whole[:, 2:]) / 2).mean(0)
         if not owned:
-            cores = np.array([*(tile.found.tile.core for tile, _ in members), *self._absent])
+            # Beside a tile that was not searched, pieces are not worth keeping.
+            missing = self._absent[:0] if cut.all() else self._absent
+            cores = np.vstack(([tile.found.tile.core for tile, _ in members], missing))
             if not ((center >= cores[:, :2]) & (center < cores[:, 2:])).all(1).any():
                 return None
         # Sides of the core at the mosaic's edge do not count: no other tile knows more there.

@@ -67,7 +67,7 @@ class LoadedTile:
 
 @dataclass
 class Clock:
-    """Seconds spent per stage; "read" is the time spent waiting for pixels."""
+    """Seconds spent per stage; "sky" is measuring the noise where it is not given, "read" waiting for pixels."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -129,6 +129,7 @@ def predict(
         raise InputError(f"batch={batch}: the model takes at least 1 tile at once")
     with OutputFolder(Path(output), overwrite) as folder, torch.inference_mode():
         run = _Run(mosaic, model, tiles, torch.device(device), score_threshold, folder, list(class_names))
+        run.clock.time("sky", mosaic.measure_sky)
         with run:
             run.all_tiles(batch, progress)
         run.clock.time("write", write_fits_copy, folder)

@@ -176,6 +176,8 @@ def test_what_lies_in_the_core_of_an_unreadable_tile_is_kept_by_its_neighbour():
     shape, tiles = (64, 112), grid((64, 112), 64, 16)
     box = np.array([[57.0, 20, 61, 30]])
     assert len(merge(shape, tiles, lambda tile: found_in(tile, box, shape), absent={1})) == 1
+    piece = box + [0, 0, 10, 0]
+    assert merge(shape, tiles, lambda tile: found_in(tile, piece, shape), absent={1}) == []
 
 
 def test_two_detections_of_one_tile_stay_two_objects():
