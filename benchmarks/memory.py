@@ -39,8 +39,8 @@ def write_mosaic(folder: Path, side: int, bands: list[str]) -> dict[str, str]:
     for number, band in enumerate(bands):
         files[band] = str(folder / f"{band}_{side}.fits")
         with fitsio.FITS(files[band], "rw", clobber=True) as fits:
-            header = [{"name": "BUNIT", "value": "nJy"}]
-            fits.create_image_hdu(dims=[side, side], dtype="f4", header=header)
+            fits.create_image_hdu(dims=[side, side], dtype="f4")
+            fits[0].write_key("BUNIT", "nJy")
             for start in range(0, side, STRIPE_ROWS):
                 rows = min(STRIPE_ROWS, side - start)
                 fits[0].write(stripe(rows, side, start, number), start=[start, 0])
