@@ -146,7 +146,8 @@ def validate(catalog: pd.DataFrame, required: Iterable[str], source: str = "cata
         if name in catalog.columns and len(catalog):
             bad = ~np.isfinite(catalog[name].to_numpy(dtype=float))
             if bad.any():
-                raise InputError(f"{source}: {name} is not finite in row {int(np.argmax(bad))}; remove the row or mend it")
+                row = int(np.argmax(bad))
+                raise InputError(f"{source}: {name} is not finite in row {row}; remove the row or mend it")
     if all(name in catalog.columns for name in BOX_COLUMNS) and len(catalog):
         x0, y0, x1, y1 = (catalog[name].to_numpy(dtype=float) for name in BOX_COLUMNS)
         bad = (x1 <= x0) | (y1 <= y0)

@@ -1,9 +1,9 @@
 """Gaussian-mixture probability densities: the one form in which every measured quantity leaves the network.
 
-Legend: K components along the last axis; any number of leading (batch) axes. `lower` truncates every component at that
-bound and renormalises it (redshifts live on z >= 0), so that no probability lies below it: a component k has the density
-`N(x; mu, sigma) / Phi((mu - lower) / sigma)` for x >= lower. (Cabayol et al. 2021, eq. 5, prints the error function of the
-label here; the normalisation depends on the component only.)
+Legend: K components along the last axis; any number of leading (batch) axes. `lower` truncates every component at
+that bound and renormalises it (redshifts live on z >= 0), so that no probability lies below it: component k has the
+density `N(x; mu, sigma) / Phi((mu - lower) / sigma)` for x >= lower. (Cabayol et al. 2021, eq. 5, prints the error
+function of the label here; the normalisation depends on the component only.)
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Mixture:
         return self.quantile(0.5)
 
     def quantile(self, q: float | Tensor) -> Tensor:
-        """The value below which the probability is `q` in (0, 1); shape as the batch (broadcast with `q`). No gradient."""
+        """The value below which the probability is `q`, 0 < q < 1; shape of the batch and `q` broadcast. No gradient."""
         with torch.no_grad():
             wide = self.to(torch.float64)
             q = torch.as_tensor(q, dtype=torch.float64, device=self.logits.device)
@@ -190,9 +190,7 @@ class Mixture:
                 if self.lower is not None:
                     x = x.clamp(min=self.lower)
             candidates = torch.cat((x, start), dim=-1)
-            density = Mixture(
-                wide.logits[..., None, :], wide.component_mean[..., None, :], wide.component_sigma[..., None, :], self.lower
-            ).log_prob(candidates)
+            density = wide._map(lambda tensor: tensor[..., None, :]).log_prob(candidates)
             best = density.argmax(-1, keepdim=True)
             return candidates.gather(-1, best)[..., 0].to(self.logits.dtype)
 
@@ -206,8 +204,7 @@ class Mixture:
     # ----------------------------------------------------------------------------------------------- comparisons
     def norm2(self) -> Tensor:
         """Integral of the squared density (...,), the first term of the CDE loss; closed form."""
-        product, log_mass = self._pairwise(self)
-        del product
+        _, log_mass = self._pairwise(self)
         return log_mass.logsumexp((-2, -1)).exp()
 
     def _pairwise(self, other: Mixture) -> tuple[tuple[Tensor, Tensor], Tensor]:

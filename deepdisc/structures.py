@@ -241,7 +241,8 @@ class Instances:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
-            raise AttributeError(f"Instances has no field {name!r}; there are {sorted(self.__dict__.get('_fields', {}))}")
+            known = sorted(self.__dict__.get("_fields", {}))
+            raise AttributeError(f"Instances has no field {name!r}; there are {known}")
         return self._fields[name]
 
     def __getstate__(self) -> dict:

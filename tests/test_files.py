@@ -28,9 +28,10 @@ def test_a_failure_keeps_the_old_file_and_removes_the_new(tmp_path):
 
 
 def test_a_full_disk_is_the_users_error_and_names_the_path(tmp_path):
-    with pytest.raises(InputError, match=r"cannot write .*result\.txt: No space left on device"), atomic_path(
-        tmp_path / "result.txt"
-    ) as temporary:
+    with (
+        pytest.raises(InputError, match=r"cannot write .*result\.txt: No space left on device"),
+        atomic_path(tmp_path / "result.txt") as temporary,
+    ):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []

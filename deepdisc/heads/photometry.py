@@ -18,8 +18,8 @@ class AperturePhotometry(nn.Module):
     """Gaussian-weighted fluxes in every band around each object's re-centred position, as inputs for a network.
 
     For band b with pixels f, variances v and Gaussian weights w on valid pixels: F = sum(w f) / sum(w^2) is the
-    least-squares amplitude of a profile w in white noise and sigma^2 = sum(w^2 v) / sum(w^2)^2 its variance. The outputs are
-    `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences between
+    least-squares amplitude of a profile w in white noise and sigma^2 = sum(w^2 v) / sum(w^2)^2 its variance. The outputs
+    are `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences between
     neighbouring bands (colours), `asinh(F / sigma)` and the share of valid pixels.
 
     Args:
@@ -28,7 +28,7 @@ class AperturePhotometry(nn.Module):
         window: S, side of the window cut out around the object.
     """
 
-    def __init__(self, num_bands: int, sigmas_pix: tuple[float, ...] = (1.5, 2.5, 4.0), window: int = 25):
+    def __init__(self, num_bands: int, sigmas_pix: tuple[float, ...] = (1.5, 2.5, 4.0), window: int = 21):
         super().__init__()
         self.num_bands = num_bands
         self.window = window

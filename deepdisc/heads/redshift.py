@@ -18,8 +18,8 @@ class RedshiftHead(Head):
     """ROI features, E(B-V) and (optionally) aperture photometry -> a redshift PDF, truncated at z = 0.
 
     With `photometry=None` this is the published head: pooled features, flattened, E(B-V) appended, then
-    `hidden[0] -> ... -> 3K` with tanh between. Otherwise photometric inputs pass through two small layers of their own and
-    join before the last hidden layer, so that a handful of colours is not drowned by thousands of pooled features.
+    `hidden[0] -> ... -> 3K` with tanh between. Otherwise photometric inputs pass through two small layers of their own
+    and join before the last hidden layer, so that a handful of colours is not drowned by thousands of pooled features.
 
     Args:
         pooler: ROIPooler of the feature maps.
@@ -89,13 +89,16 @@ class RedshiftHead(Head):
             box_field: "proposal_boxes" or "pred_boxes".
         """
         boxes = [getattr(objects, box_field) for objects in instances]
-        pooled = self.pooler(features, boxes)
+        pooled = self.pooler(features, boxes).float()
         ebv = torch.cat([objects.ebv for objects in instances]).to(pooled)[:, None]
-        hidden = self.first(torch.cat((pooled.flatten(1), ebv), dim=1))
-        if self.photometry is not None:
-            measured = self.photometry(features, instances, box_field).to(pooled)
-            hidden = torch.cat((hidden, self.colors(torch.cat((measured, ebv), dim=1))), dim=1)
-        return Mixture.from_raw(self.rest(hidden), lower=self.lower, sigma_min=self.sigma_min)
+        # A colour needs more than the 8 bits of bfloat16, and these few layers cost nothing.
+        with torch.autocast(pooled.device.type, enabled=False):
+            hidden = self.first(torch.cat((pooled.flatten(1), ebv), dim=1))
+            if self.photometry is not None:
+                measured = self.photometry(features, instances, box_field).to(pooled)
+                hidden = torch.cat((hidden, self.colors(torch.cat((measured, ebv), dim=1))), dim=1)
+            raw = self.rest(hidden)
+        return Mixture.from_raw(raw, lower=self.lower, sigma_min=self.sigma_min)
 
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """Negative log-likelihood, mean over the foreground proposals that have a redshift; exactly 0 without any."""
