@@ -127,23 +127,31 @@ def windowed_centroid(flux: np.ndarray, usable: np.ndarray, start: np.ndarray, s
     """
     y, x = np.arange(flux.shape[0]), np.arange(flux.shape[1])
     center = np.asarray(start, dtype=np.float64)
+    has_gaps = not usable.all()
     for _ in range(MAX_ITERATIONS):
+        if has_gaps:
+            kept = usable & _mirrored(usable, center)
+            seen, light = kept.astype(np.float32), np.where(kept, flux, 0)
+        else:
+            seen, light = np.ones_like(flux), flux
+        # The window is a product of two Gaussians, so that all sums are vector-matrix-vector products.
         dx, dy = x - center[0], y - center[1]
-        squared = dx**2 + dy[:, None] ** 2
-        weight = np.where(squared < (WINDOW_SIGMAS * sigma) ** 2, np.exp(-squared / (2 * sigma**2)), 0)
-        weight *= usable & _mirrored(usable, center)
-        share = weight.sum() / (2 * np.pi * sigma**2)
-        weight *= flux
-        total = weight.sum()
-        if share < MIN_WINDOW_SHARE or not total > 0:
+        weight_x, weight_y = _gaussian(dx, sigma), _gaussian(dy, sigma)
+        rows = weight_y @ light
+        total = rows @ weight_x
+        if weight_y @ seen @ weight_x < MIN_WINDOW_SHARE * 2 * np.pi * sigma**2 or not total > 0:
             return None
-        step = 2 * np.array([(weight.sum(0) * dx).sum(), (weight.sum(1) * dy).sum()]) / total
+        step = 2 * np.array([rows @ (weight_x * dx), (weight_y * dy) @ light @ weight_x]) / total
         center = center + step
         if not (np.abs(center - start) < MAX_SHIFT_PIX).all():
             return None
         if np.hypot(*step) < CONVERGED_PIX:
             break
     return center
+
+
+def _gaussian(offset: np.ndarray, sigma: float) -> np.ndarray:
+    return np.where(np.abs(offset) < WINDOW_SIGMAS * sigma, np.exp(-0.5 * (offset / sigma) ** 2), 0)
 
 
 def _mirrored(usable: np.ndarray, center: np.ndarray) -> np.ndarray:
