@@ -1,4 +1,4 @@
-"""What the network is compared with: SEP for detection; a random forest on aperture colours, and one constant, for redshifts.
+"""What the network is compared with: SEP for detection; a random forest on aperture colours for redshifts.
 
 Needs the extras `classical` (sep) and `bench` (scikit-learn). The baselines hold a whole field in memory.
 
@@ -22,37 +22,39 @@ FWHM_TO_SIGMA = 1 / 2.3548
 # ------------------------------------------------------------------------------------------------------------ detection
 @dataclass(frozen=True)
 class SepSettings:
-    """How SEP detects.
+    """How SEP detects; the defaults were tuned for completeness at equal purity, and blends, on the training fields.
+
+    Against the usual 1.5 sigma, kernel of one FWHM, 32 levels and contrast 0.005 they find 5 % more of the objects with
+    S/N > 10 and three times as many blended pairs. SEP's "matched" filter with a noise map was worse than "conv".
 
     Attributes:
-        threshold: detection threshold on the filtered image, in units of its noise.
+        threshold: detection threshold on the filtered image, in units of the unfiltered image's noise per pixel.
         min_area: smallest number of connected pixels.
         deblend_nthresh: number of deblending levels.
         deblend_cont: smallest share of the light that makes a branch an object of its own.
-        grow: boxes are made this many pixels wider on every side (outlines end at the threshold, objects do not).
+        kernel_fwhm: width of the detection filter in units of the PSF's.
     """
 
-    threshold: float = 1.5
+    threshold: float = 1.2
     min_area: int = 5
-    deblend_nthresh: int = 32
-    deblend_cont: float = 0.005
-    grow: float = 0.0
+    deblend_nthresh: int = 64
+    deblend_cont: float = 0.0001
+    kernel_fwhm: float = 0.6
 
 
 def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.DataFrame, np.ndarray]:
     """Detect, deblend and measure with SEP (Bertin & Arnouts 1996; Barbary 2016).
 
-    Detection runs on the bands' sum weighted by s_b / variance_b, with s_b the typical spectrum of the objects of a first
-    pass (the best linear combination for such objects), filtered with a Gaussian of the PSF's width ("matched" filter,
-    which takes the variance map into account).
+    Detection runs on the bands' sum weighted by s_b / variance_b, with s_b the typical spectrum of the objects of a
+    first pass (the best linear combination for such objects), filtered with a Gaussian somewhat narrower than the PSF.
 
     Args:
         mosaic: the field (`deepdisc.data.mosaic.Mosaic`).
         settings: of SEP.
 
     Returns:
-        A catalogue with the columns of `deepdisc.catalog` (id, x, y, ra, dec, box, score = signal-to-noise at the filtered
-        peak, snr, area, flags, flux_<band>, fluxerr_<band>, mag_<band>), and the segmentation map (h, w) with its ids.
+        A catalogue with the columns of `deepdisc.catalog` (id, x, y, ra, dec, box, score = signal-to-noise at the
+        filtered peak, snr, area, flags, flux_<band>, fluxerr_<band>, mag_<band>), and the segmentation map (h, w).
     """
     sep = require_extra("sep", "classical")
     settings = settings or SepSettings()
@@ -68,13 +70,14 @@ def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.Dat
         detection, noise, empty = weighted_sum(image, variance, masked, spectrum)
         objects, labels = sep.extract(
             detection, settings.threshold, err=noise, mask=empty, minarea=settings.min_area,
-            filter_kernel=gaussian_kernel(fwhm), filter_type="matched", deblend_nthresh=settings.deblend_nthresh,
+            filter_kernel=gaussian_kernel(fwhm * settings.kernel_fwhm), filter_type="conv",
+            deblend_nthresh=settings.deblend_nthresh,
             deblend_cont=settings.deblend_cont, clean=True, segmentation_map=True,
         )  # fmt: skip
         if not last and len(objects) >= 20:
             fluxes, _ = aperture_fluxes(image, variance, masked, objects["x"], objects["y"], fwhm)
             spectrum = np.clip(np.nanmedian(fluxes / np.nansum(fluxes, axis=1, keepdims=True), axis=0), 0.01, None)
-    return _sep_catalog(objects, mosaic, (image, variance, masked), (detection, noise), fwhm, settings.grow), labels
+    return _sep_catalog(objects, mosaic, (image, variance, masked), (detection, noise), fwhm), labels
 
 
 def weighted_sum(
@@ -99,19 +102,22 @@ def gaussian_kernel(fwhm_pix: float) -> np.ndarray:
     return np.exp(-0.5 * r2 / (fwhm_pix * FWHM_TO_SIGMA) ** 2)
 
 
-def _sep_catalog(objects, mosaic, cube, detection, fwhm: float, grow: float) -> pd.DataFrame:
+def _sep_catalog(objects, mosaic, cube, detection, fwhm: float) -> pd.DataFrame:
     sep = require_extra("sep", "classical")
     image, variance, masked = cube
     height, width = mosaic.shape
     flux, flux_err = kron_fluxes(sep, image, variance, masked, objects)
     score = peak_significance(*detection, fwhm)[objects["ycpeak"], objects["xcpeak"]]
     ra, dec = mosaic.grid.to_sky(objects["x"], objects["y"])
-    box = np.stack((objects["xmin"] - grow, objects["ymin"] - grow, objects["xmax"] + 1 + grow, objects["ymax"] + 1 + grow))
-    x0, y0, x1, y1 = np.clip(box, 0, np.array([width, height, width, height])[:, None]).astype(np.float32)
+    # SEP counts pixels from 0 and includes the last one; boxes here end at that pixel's far edge.
+    x0, y0, x1, y1 = (
+        side.astype(np.float32) for side in (objects["xmin"], objects["ymin"], objects["xmax"] + 1, objects["ymax"] + 1)
+    )
     edge = (x0 <= 0) | (y0 <= 0) | (x1 >= width) | (y1 >= height)
     blended = (objects["flag"] & sep.OBJ_MERGED) > 0
     columns = {
-        "id": np.arange(1, len(objects) + 1, dtype=np.int64), "x": objects["x"], "y": objects["y"], "ra": ra, "dec": dec,
+        "id": np.arange(1, len(objects) + 1, dtype=np.int64), "x": objects["x"], "y": objects["y"],
+        "ra": ra, "dec": dec,
         "x_min": x0, "y_min": y0, "x_max": x1, "y_max": y1, "score": score.astype(np.float32),
         "area_pix": objects["npix"].astype(np.int32), "flags": (edge * 1 + blended * 16).astype(np.int32),
         "snr": np.sqrt(np.nansum(np.clip(flux / flux_err, 0, None) ** 2, axis=1)).astype(np.float32),
@@ -133,7 +139,7 @@ def peak_significance(detection: np.ndarray, noise: np.ndarray, fwhm_pix: float)
 
 
 def kron_fluxes(sep, image, variance, masked, objects) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes and errors (N, C) in one elliptical Kron-like aperture per object: 2.5 times the isophotal axes, at least 2 px."""
+    """Fluxes and errors (N, C) in one ellipse per object: 2.5 times the isophotal axes, at least 2 pixels."""
     a, b = (np.clip(2.5 * objects[name], 2.0, None) for name in ("a", "b"))
     theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
     flux, err = np.empty((len(objects), len(image))), np.empty((len(objects), len(image)))
@@ -160,7 +166,9 @@ def aperture_fluxes(
 
 
 # ------------------------------------------------------------------------------------------------------------- redshift
-def colour_features(mosaic, x: np.ndarray, y: np.ndarray, ebv: float | None, diameters_arcsec=(1.5, 3.0)) -> pd.DataFrame:
+def colour_features(
+    mosaic, x: np.ndarray, y: np.ndarray, ebv: float | None, diameters_arcsec=(1.5, 3.0)
+) -> pd.DataFrame:
     """What the random forest sees of objects at given positions: aperture magnitudes, colours, errors, E(B-V).
 
     Fixed circular apertures in every band; asinh magnitudes softened at the flux error, colours of neighbouring bands,
@@ -188,7 +196,7 @@ def colour_features(mosaic, x: np.ndarray, y: np.ndarray, ebv: float | None, dia
 
 
 def train_forest(features: pd.DataFrame, redshift: np.ndarray, seed: int = 0, jobs: int = 2):
-    """A random forest (Breiman 2001; Carliles et al. 2010 for redshifts) of 300 trees; leaves of at least 3 galaxies."""
+    """A random forest (Breiman 2001; for redshifts, Carliles et al. 2010): 300 trees, leaves of at least 3 galaxies."""
     ensemble = require_extra("sklearn.ensemble", "bench")
     forest = ensemble.RandomForestRegressor(
         n_estimators=300, min_samples_leaf=3, max_features=0.4, random_state=seed, n_jobs=jobs

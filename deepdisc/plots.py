@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy.ndimage import gaussian_filter
 
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#2563eb", "#ea8a0c", "#16a34a", "#dc2626", "#9ca3af", "#1f2937"
 SIDES = (BLUE, ORANGE)  # of a comparison: first, second
@@ -40,37 +41,44 @@ def _axes(figure: Figure, *args, **kwargs):
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-def asinh_rgb(image: np.ndarray, softening: float = 4.0, black: float = -1.0, white: float = 250.0) -> np.ndarray:
-    """Colour picture (h, w, 3) in 0..1 (Lupton et al. 2004): brightness by asinh, colour kept at every brightness.
+def asinh_rgb(image: np.ndarray, softening: float = 6.0, white: float | None = None) -> np.ndarray:
+    """Colour picture (h, w, 3) in 0..1 (after Lupton et al. 2004): asinh of the brightness, colour kept throughout.
 
     Args:
         image: (3, h, w) red, green, blue in any flux unit; NaN shows black.
         softening: where the scale turns from linear to logarithmic, in units of the noise.
-        black: brightness shown black, in units of the noise.
-        white: brightness shown white, in units of the noise.
+        white: brightness shown white, in units of the noise; default from the brightest pixels.
     """
     planes = np.nan_to_num(np.asarray(image, np.float64))
-    centered, scales = [], []
-    for plane in planes:
-        values = plane[plane != 0] if np.any(plane != 0) else plane.ravel()
-        middle = np.median(values)
-        noise = 1.4826 * np.median(np.abs(values - middle))
-        centered.append(plane - middle)
-        # Bands are balanced on their bright pixels, so that a typical galaxy is white in any unit and any filter set.
-        scales.append(max(np.percentile(values - middle, 99.5), 3 * noise, 1e-30))
-    planes = np.stack(centered) / np.array(scales)[:, None, None]
-    total = planes.mean(0)
-    noise = 1.4826 * np.median(np.abs(total - np.median(total))) or float(np.abs(total).max()) / 100 or 1.0
-    total = total / noise
-    stretched = np.arcsinh((total - black) / softening) / np.arcsinh((white - black) / softening)
+    middle = np.array([np.median(plane[plane != 0]) if np.any(plane) else 0.0 for plane in planes])[:, None, None]
+    noise = np.array([_noise(plane) for plane in planes])[:, None, None]
+    planes = planes - middle
+    # Bands are balanced on their bright pixels, so that a typical galaxy is white in any unit and any filter set.
+    bright = np.percentile(planes, 99.5, axis=(1, 2))[:, None, None]
+    planes = planes / np.maximum(bright, 3 * noise)
+    # Brightness: the bands weighted by how deep they are, so that a noisy band does not cover the picture with grain.
+    weight = (noise / np.maximum(bright, 3 * noise)) ** -2
+    total = (weight * planes).sum(0) / weight.sum()
+    total = total / _noise(total)
+    white = max(60.0, float(np.percentile(total, 99.8))) if white is None else white
+    light = np.clip(np.arcsinh((total + 1) / softening) / np.arcsinh(white / softening), 0, None)
+    # Colour: from slightly smoothed planes, and fading to grey where there is only noise.
+    smooth = np.stack([gaussian_filter(plane, 1.0) for plane in planes])
+    mean = smooth.mean(0)
+    depth = gaussian_filter(total, 1.0) / 0.28  # the noise of white noise after that filter
+    trust = np.clip((depth - 2) / 8, 0, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(total > 0, stretched / total, 0.0)
-    rgb = np.clip(planes / noise - black, 0, None) * gain
-    floor = np.clip(stretched, 0, 1) * (total <= 0)
-    rgb = rgb + floor
+        tint = np.where(mean > 0, np.clip(smooth / mean, 0, 3), 1.0)
+    rgb = light * (1 + trust * (tint - 1))
     peak = rgb.max(0)
     rgb = np.where(peak > 1, rgb / np.maximum(peak, 1e-30), rgb)  # saturated pixels keep their hue
     return np.moveaxis(np.clip(rgb, 0, 1), 0, -1)
+
+
+def _noise(plane: np.ndarray) -> float:
+    """Robust standard deviation of the sky; a tiny number, not 0, for a constant plane."""
+    values = plane[plane != 0] if np.any(plane) else plane.ravel()
+    return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 1e-30)
 
 
 def field(
@@ -173,6 +181,7 @@ def redshifts(z_phot: np.ndarray, z_true: np.ndarray, label: str = "predicted re
     top.text(
         0.03, 0.97, f"{len(z_true):,} objects" + (f", {beyond} beyond the axes" if beyond else ""),
         transform=top.transAxes, va="top", fontsize=9, color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
     )  # fmt: skip
     return figure
 

@@ -19,7 +19,7 @@ from deepdisc.evaluation.bootstrap import bootstrap, fraction, with_errors
 from deepdisc.evaluation.match import Criterion, Pairs, assign, box_overlaps, common_groups
 
 SNR_MIN = 10.0
-SNR_EDGES = (5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, np.inf)
+SNR_EDGES = (0.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, np.inf)
 PAIR_EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # separations of blended pairs, in units of the PSF's FWHM
 
 
@@ -32,7 +32,7 @@ class Assessment:
         required: (T,) bool.
         found: (T,) bool, required and matched.
         correct: (P,) bool, matched to a required object.
-        excused: (P,) bool, matched to nothing required, but to an ignored object.
+        excused: (P,) bool, matched to nothing required, but to an ignored object, or fainter than the limit.
     """
 
     pairs: Pairs
@@ -62,6 +62,8 @@ class Assessor:
         criterion: what makes a match.
         required: (T,) bool; default: all that are not flagged FAINT.
         excuse: a second criterion by which a detection may be excused, for ignored objects without a sensible outline.
+        mag_limit: (column, limit); detections that match nothing and are themselves fainter are excused, since no true
+            object of that brightness is asked for.
     """
 
     def __init__(
@@ -71,9 +73,12 @@ class Assessor:
         criterion: Criterion,
         required: np.ndarray | None = None,
         excuse: Criterion | None = None,
+        mag_limit: tuple[str, float] | None = None,
     ):
         self.required = ~is_faint(truth) if required is None else np.asarray(required, bool)
         self.shape = len(pred), len(truth)
+        magnitude = column(pred, mag_limit[0]) if mag_limit else None
+        self._faint = np.zeros(len(pred), bool) if magnitude is None else ~(magnitude < mag_limit[1])
         candidates = criterion.candidates(pred, truth)
         counts = self.required[candidates.truth]
         self._required_pairs = candidates.select(counts)
@@ -94,6 +99,7 @@ class Assessor:
             free = keep & ~correct & ~excused
             extra = assign(candidates.select(free[candidates.pred] & ~excused_by[candidates.truth]))
             excused[extra.pred], excused_by[extra.truth] = True, True
+        excused |= self._faint & ~correct
         excused |= ~keep  # what is cut counts neither way
         return Assessment(pairs, self.required, found, correct, excused)
 
@@ -125,13 +131,21 @@ def binned_fraction(values: np.ndarray, success: np.ndarray, edges: np.ndarray) 
     return rows
 
 
-def magnitude_edges(values: np.ndarray, width: float = 0.5) -> np.ndarray:
-    """Bin edges at multiples of `width` that hold all finite magnitudes; wider where that would make over 40 bins."""
-    finite = values[np.isfinite(values)]
-    low, high = np.floor(finite.min() / width) * width, np.ceil((finite.max() + 1e-9) / width) * width
-    while (high - low) / width > 40:
-        width *= 2
-    return np.arange(low, high + width * 1.01, width)
+def magnitude_edges(values: np.ndarray, width: float = 0.5, least: int = 10) -> np.ndarray:
+    """Bin edges at multiples of `width` that hold all finite magnitudes, joined until each bin has `least` objects."""
+    finite = np.sort(values[np.isfinite(values)])
+    low, high = np.floor(finite[0] / width) * width, (np.floor(finite[-1] / width) + 1) * width
+    if (high - low) / width > 1000:  # not magnitudes
+        low, high = np.quantile(finite, [0.01, 0.99])
+        width = (high - low) / 20
+    edges = np.arange(low, high + width / 2, width)
+    kept = [edges[0]]
+    for edge in edges[1:]:
+        if np.searchsorted(finite, edge) - np.searchsorted(finite, kept[-1]) >= least:
+            kept.append(edge)
+    if kept[-1] != edges[-1]:  # too few beyond the last edge: they join the last bin
+        kept[-1 if len(kept) > 1 else len(kept) :] = [edges[-1]]
+    return np.array(kept)
 
 
 def blended_pairs(

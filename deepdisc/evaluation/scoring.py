@@ -34,6 +34,8 @@ class Setting:
         required: (T,) bool, true objects that must be found.
         band: of the magnitudes, or None.
         fwhm_pix: of the PSF, or None.
+        mosaic: the pixels, or None.
+        mag_limit: true objects fainter than this in `band` are not required.
         excluded: counts of true objects left out, by reason.
         notes: statements for the report.
     """
@@ -45,13 +47,15 @@ class Setting:
     band: str | None
     fwhm_pix: float | None
     mosaic: object = None
+    mag_limit: float | None = None
     excluded: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def options(self) -> dict:
         """Keywords for `Assessor` and what is built on it."""
-        return {"required": self.required, "excuse": self.excuse}
+        limit = None if self.mag_limit is None else (f"mag_{self.band}", self.mag_limit)
+        return {"required": self.required, "excuse": self.excuse, "mag_limit": limit}
 
 
 @dataclass
@@ -103,7 +107,7 @@ def prepare(
         excluded[f"true objects not brighter than {band} = {mag_limit:g}"] = int(fainter.sum())
         required &= ~fainter
     fwhm_pix = fwhm_pix or mosaic_fwhm_pix(mosaic)
-    return pred, Setting(truth, criterion, excuse, required, band, fwhm_pix, mosaic, excluded, notes)
+    return pred, Setting(truth, criterion, excuse, required, band, fwhm_pix, mosaic, mag_limit, excluded, notes)
 
 
 def score(
@@ -148,7 +152,7 @@ def _by_position(pred: pd.DataFrame, setting: Setting) -> dict:
     criterion = setting.excuse or setting.criterion
     if criterion.kind != "pixels" or not criterion.usable(pred, setting.truth):
         return {"available": False, "reason": "one of the catalogues has no x, y"}
-    result = Assessor(pred, setting.truth, criterion, required=setting.required).assess()
+    result = Assessor(pred, setting.truth, criterion, **{**setting.options, "excuse": None}).assess()
     return {
         "available": True,
         "max_distance_pix": criterion.limit,

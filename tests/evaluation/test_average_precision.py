@@ -70,14 +70,14 @@ def test_equals_pycocotools_below_its_cap(seed):
 
 
 def test_crowded_field_is_not_capped_at_100_detections():
-    pred, score, truth = field(400, 5, size=1500.0)
+    pred, score, truth = field(160, 5, size=1000.0)
     result = ours(pred, score, truth)
-    assert len(pred) > 300
+    assert len(pred) > 130
     np.testing.assert_allclose(
         [result["ap"], result["ap50"], result["ap75"]], pycocotools_stats(pred, score, truth, cap=10_000)
     )
     assert result["ap50"] > 0.6
-    assert pycocotools_stats(pred, score, truth, cap=100)[1] < 0.35
+    assert pycocotools_stats(pred, score, truth, cap=100)[1] < 0.8 * result["ap50"]
 
 
 def test_hand_computed_precision_recall():
