@@ -219,7 +219,7 @@ class Trainer:
             self.iteration = int(state["iteration"])
             generators = state["rng"]
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise InputError(f"cannot resume from {source}: it is of another model or optimiser: {reason}") from error
         if hasattr(self.loader, "load_state_dict"):
             self.loader.load_state_dict(state["sampler"])
@@ -436,22 +436,27 @@ def _hooks(cfg: DictConfig, val: Iterable | None) -> list[Hook]:
 
 
 def start(trainer: Trainer, cfg: DictConfig, resume: bool) -> None:
-    """Write config.yaml, and load the checkpoint to resume from or the weights to start from."""
+    """Load the checkpoint to resume from or the weights to start from, then write config.yaml."""
     folder = Path(cfg.train.output_dir)
-    if distributed.is_main():
-        save(cfg, folder / "config.yaml")
     found = load_newest(folder) if resume else None
     if found is not None:
         state, path = found
         trainer.load_state_dict(state, str(path))
-        Console(stderr=True).print(f"resuming from {path} at iteration {trainer.iteration}", highlight=False)
-        return
-    if resume:
-        Console(stderr=True).print(f"no checkpoint in {folder}: starting from the beginning", highlight=False)
-    if cfg.train.init_checkpoint is not None:
+        _say(f"resuming from {path} at iteration {trainer.iteration}")
+    elif resume:
+        _say(f"no checkpoint in {folder}: starting from the beginning")
+    if found is None and cfg.train.init_checkpoint is not None:
         load_weights(trainer.plain_model, read_weights(cfg.train.init_checkpoint), strict=False)
         if trainer.ema is not None:
             trainer.ema.module.load_state_dict(trainer.plain_model.state_dict())
+    # Not before: a run that cannot be resumed must keep the config it was made with.
+    if distributed.is_main():
+        save(cfg, folder / "config.yaml")
+
+
+def _say(text: str) -> None:
+    if distributed.is_main():
+        Console(stderr=True, soft_wrap=True).print(text, highlight=False)
 
 
 def _evaluate_only(cfg: DictConfig, model: nn.Module, val: Iterable | None, device: torch.device) -> None:
@@ -468,7 +473,7 @@ def _evaluate_only(cfg: DictConfig, model: nn.Module, val: Iterable | None, devi
     losses = evaluate_losses(model, val, device, cfg.train.precision)
     if distributed.is_main():
         write_json(folder / "eval_losses.json", {"checkpoint": Path(checkpoint).name, **losses})
-        Console(stderr=True).print(", ".join(f"{name} {value:.4f}" for name, value in losses.items()), highlight=False)
+    _say(", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 
 
 def _limit_threads(num_workers: int) -> None:

@@ -154,6 +154,7 @@ def test_a_checkpoint_of_another_model_is_refused_on_resume(blobs, tmp_path):
     train(config(blobs, tmp_path, "train.max_iter=2"))
     with pytest.raises(InputError, match="cannot resume from .*model_final.pth: it is of another model"):
         train(config(blobs, tmp_path, "model.width=7"), resume=True)
+    assert load(tmp_path / "config.yaml").model.width == 6, "the run's own config must survive"
     with pytest.raises(InputError, match="averages its weights, train.ema_decay says otherwise"):
         train(config(blobs, tmp_path, "train.ema_decay=0"), resume=True)
 
