@@ -24,8 +24,8 @@ FWHM_TO_SIGMA = 1 / 2.3548
 class SepSettings:
     """How SEP detects; the defaults were tuned for completeness at equal purity, and blends, on the training fields.
 
-    Against the usual 1.5 sigma, kernel of one FWHM, 32 levels and contrast 0.005 they raise the completeness for S/N > 10
-    from 81 to 89 % at the same purity. SEP's "matched" filter with a noise map deblends worse than "conv" does.
+    Against the usual 1.5 sigma, kernel of one FWHM, 32 levels and contrast 0.005 they raise the completeness for
+    S/N > 10 from 81 to 89 % at the same purity. SEP's "matched" filter with a noise map deblends worse than "conv".
 
     Attributes:
         threshold: detection threshold on the filtered image, in units of the unfiltered image's noise per pixel.
