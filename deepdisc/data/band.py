@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,11 @@ from deepdisc.sky import PixelGrid
 _GRID_TOLERANCE_PIX = 0.05
 _SCALE_TOLERANCE = 0.02
 _STRIP_ROWS = 64
+# FITS standard 4.0, section 8, for the two celestial axes, and the SIP convention's polynomials.
+_WCS_KEYWORD = re.compile(
+    r"WCSAXES|WCSNAME|NAXIS\d?|(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)\d|(CD|PC|PV|PS)\d_\d+|LONPOLE|LATPOLE|RADE(SYS|CSYS)"
+    r"|EQUINOX|EPOCH|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class Band:
         source, name = self.source, f"{self.label}: {self._image.file.path}"
         if source.zero_point is not None:
             return source.zero_point
-        merged = dict(self._image.file.primary_header()) | dict(header)
+        merged = ChainMap(header, self._image.file.primary_header())
         if source.unit is None:
             return photometry.zero_point_from_header(merged, name)
         zero_point = photometry.zero_point_of_unit(str(source.unit), name, merged)
@@ -269,9 +276,7 @@ class Band:
 def celestial_wcs(header: fits.Header) -> WCS | None:
     """The header's celestial WCS, or None without one."""
     # Dates and the observatory's place do not move pixels, but old notations of them make astropy warn at each copy.
-    kept = fits.Header(
-        [card for card in header.cards if not card.keyword.startswith(("DATE", "MJD", "OBSGEO", "TIMESYS", "COMMENT"))]
-    )
+    kept = fits.Header([card for card in header.cards if _WCS_KEYWORD.fullmatch(card.keyword)])
     with warnings.catch_warnings():
         # grizli writes CD beside PC and CDELT; the standard says that CD rules, and astropy says so.
         warnings.filterwarnings("ignore", message="cdelt will be ignored", category=RuntimeWarning)

@@ -35,6 +35,21 @@ from deepdisc.errors import InputError, nearest
 _UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DEFAULT_WINDOW_BYTES = 8 * 2**20
 
+_open_files: weakref.WeakSet[FitsFile] = weakref.WeakSet()
+_inherited_handles: list[fitsio.FITS] = []
+
+
+def _forget_inherited_handles() -> None:
+    """Make a forked child open its files anew, and never close its parent's: that would move the parent's position."""
+    for file in list(_open_files):
+        file.lock = threading.RLock()
+        if file._handle is not None:
+            _inherited_handles.append(file._handle)
+            file._handle = None
+
+
+os.register_at_fork(after_in_child=_forget_inherited_handles)
+
 
 def split_extension(text: str) -> tuple[str, str | int | None]:
     """Split `file.fits[SCI]` or `file.fits[1]` into the path and the extension's name or number.
@@ -84,9 +99,9 @@ class FitsFile:
         self.what = what
         self.lock = threading.RLock()
         self._handle: fitsio.FITS | None = None
-        self._pid = os.getpid()
         self._unpacked: Path | None = None
         self._remove_unpacked: weakref.finalize | None = None
+        _open_files.add(self)
         self.hdus = self._list_images()
 
     # ------------------------------------------------------------------------------------------------ life
@@ -94,8 +109,6 @@ class FitsFile:
     def handle(self) -> fitsio.FITS:
         """The open fitsio object of this process."""
         with self.lock:
-            if self._pid != os.getpid():  # a forked child would share the parent's file position
-                self._handle, self._pid = None, os.getpid()
             if self._handle is None:
                 self._handle = self._open()
             return self._handle
@@ -118,7 +131,7 @@ class FitsFile:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.RLock()
-        self._pid = os.getpid()
+        _open_files.add(self)
 
     def _open(self) -> fitsio.FITS:
         if not self.path.is_file():
@@ -151,7 +164,7 @@ class FitsFile:
         descriptor, name = tempfile.mkstemp(prefix="deepdisc_", suffix=".fits")
         remove = weakref.finalize(self, _remove, name, os.getpid())
         try:
-            with unpacker(self.path, "rb") as packed, os.fdopen(descriptor, "wb") as target:
+            with os.fdopen(descriptor, "wb") as target, unpacker(self.path, "rb") as packed:
                 shutil.copyfileobj(packed, target, 2**20)
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             remove()
@@ -181,7 +194,7 @@ class FitsFile:
                 continue
             tile_width, size = 0, math.prod(dims) * abs(info["img_type"]) // 8
             if info["is_compressed_image"]:
-                header = hdu.read_header()
+                header = self._header(number)
                 tile_width = int(header.get("ZTILE1", dims[-1]))
                 size = header["NAXIS1"] * header["NAXIS2"] + header["PCOUNT"]
             found.append(
@@ -220,13 +233,18 @@ class FitsFile:
 
     def header(self, hdu: ImageHdu) -> fits.Header:
         """The HDU's header as astropy's."""
-        cards = self.handle[hdu.number].read_header().records()
-        return fits.Header.fromstring("\n".join(card["card_string"] for card in cards), sep="\n")
+        return self._header(hdu.number)
 
     def primary_header(self) -> fits.Header:
         """The header of HDU 0, where cameras often write what holds for all extensions."""
-        cards = self.handle[0].read_header().records()
-        return fits.Header.fromstring("\n".join(card["card_string"] for card in cards), sep="\n")
+        return self._header(0)
+
+    def _header(self, number: int) -> fits.Header:
+        # Not by fitsio, which needs seconds for the thousands of cards of a JWST mosaic.
+        info = self.handle[number].get_info()
+        with open(self._unpacked or self.path, "rb") as stream:
+            stream.seek(info["header_start"])
+            return fits.Header.fromstring(stream.read(info["data_start"] - info["header_start"]))
 
     def check_complete(self, hdu: ImageHdu) -> None:
         """Raise InputError when the file ends before this HDU's data do."""

@@ -1,0 +1,160 @@
+"""Regridding: positions, fluxes, noise and masks survive; what cannot be regridded is refused."""
+
+import builtins
+
+import fitsio
+import numpy as np
+import pytest
+from fits_files import PIXEL_SCALE_ARCSEC, wcs_header, write
+
+from deepdisc.data.mosaic import Mosaic
+from deepdisc.data.regrid import regrid
+from deepdisc.errors import InputError
+from deepdisc.sky import PixelGrid
+
+pytest.importorskip("reproject", reason='needs the extra: pip install "deepdisc[regrid]"')
+
+SHAPE = (120, 100)
+
+
+def gaussian(shape, x, y, fwhm_pix, flux):
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    sigma = fwhm_pix / 2.354820
+    return flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
+
+
+def moment(image, box):
+    """Flux and centroid inside y0, x0, y1, x1."""
+    y0, x0, y1, x1 = box
+    part = image[y0:y1, x0:x1].astype(float)
+    yy, xx = np.mgrid[y0:y1, x0:x1]
+    return part.sum(), (part * xx).sum() / part.sum(), (part * yy).sum() / part.sum()
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "method"),
+    [
+        (1.0, (3.3, -2.6), "auto"),
+        (1.0, (0.5, 0.5), "exact"),
+        (2.0, (0.2, 0.4), "auto"),  # coarser than the reference: interpolated
+        (0.5, (0.3, 0.1), "auto"),  # finer than the reference: averaged
+    ],
+)
+def test_flux_and_position_of_a_star_survive(tmp_path, scale, shift, method):
+    write(tmp_path / "r.fits", gaussian(SHAPE, 50.0, 60.0, 8, 1000.0).astype(np.float32))
+    scale_arcsec = scale * PIXEL_SCALE_ARCSEC
+    shape = tuple(int(side / scale) + 20 for side in SHAPE)
+    header = wcs_header(shape, shift, scale_arcsec)
+    # The same star, at its sky position, drawn in the other band's pixels.
+    from astropy.wcs import WCS
+
+    ra, dec = Mosaic.open({"r": {"image": f"{tmp_path}/r.fits", "variance": 1.0}}).grid.to_sky(50.0, 60.0)
+    x, y = PixelGrid.from_wcs(WCS(header), shape).to_pixel(ra, dec)
+    write(tmp_path / "g.fits", gaussian(shape, x, y, 8 / scale, 1000.0).astype(np.float32), header=header)
+    source = {band: {"image": f"{tmp_path}/{band}.fits", "variance": 4.0} for band in "gr"}
+    mosaic = Mosaic.open(regrid(source, tmp_path / "out", "r", method=method))
+    assert mosaic.shape == SHAPE and mosaic.bands == ["g", "r"]
+    cutout = mosaic.read(0, 0, *SHAPE)
+    for channel in range(2):
+        flux, x, y = moment(cutout.image[channel], (35, 25, 86, 76))
+        assert flux == pytest.approx(1000, rel=2e-3)
+        assert (x, y) == (pytest.approx(50, abs=0.01), pytest.approx(60, abs=0.01))
+    inner = cutout.variance[0, 35:86, 25:76]
+    # Noise adds over pixels: a new pixel that holds k old ones has k times their variance.
+    np.testing.assert_allclose(inner, 4.0 / scale**2, rtol=1e-3)
+
+
+def test_summed_noise_is_what_the_variance_says(tmp_path, rng):
+    """The scatter of sums over 15 x 15 pixels agrees with the variance plane, although single pixels scatter less."""
+    big = (600, 600)
+    write(tmp_path / "r.fits", rng.normal(size=big).astype(np.float32))
+    write(tmp_path / "g.fits", rng.normal(0, 2, big).astype(np.float32), shift=(0.5, 0.5))
+    mosaic = Mosaic.open(regrid({band: tmp_path / f"{band}.fits" for band in "gr"}, tmp_path / "out", "r"))
+    cutout = mosaic.read(10, 10, 580, 580)
+    significance = cutout.image[0] / np.sqrt(cutout.variance[0])
+    assert significance.std() < 0.9
+    sums = significance.reshape(38, 15, 38, 15).sum(axis=(1, 3)) / 15
+    assert sums.std() == pytest.approx(1, abs=0.08)  # 1444 sums: 2 % by themselves
+
+
+def test_no_data_stays_masked_and_never_becomes_zero(tmp_path, rng):
+    image = rng.normal(5, 0.1, SHAPE).astype(np.float32)
+    image[40:50, 30:45] = np.nan
+    write(tmp_path / "r.fits", rng.normal(size=SHAPE).astype(np.float32))
+    write(tmp_path / "g.fits", image, shift=(-20.4, 0))
+    cutout = Mosaic.open(regrid({b: tmp_path / f"{b}.fits" for b in "gr"}, tmp_path / "out", "r")).read(0, 0, *SHAPE)
+    assert not cutout.mask[1].any()
+    # g's column c lies in r's column c + 20.4: nothing before 20, the hole from 50 to 66.
+    assert cutout.mask[0, :, :20].all()
+    assert cutout.mask[0, 40:50, 51:65].all()
+    good = ~cutout.mask[0]
+    assert good[60:, 22:].all()
+    assert (np.abs(cutout.image[0][good] - 5) < 1).all()
+
+
+def test_the_reference_band_is_copied_and_blocks_leave_no_seams(tmp_path, rng):
+    shape = (40, 1300)  # more than two blocks wide
+    write(tmp_path / "r.fits", rng.normal(size=shape).astype(np.float32))
+    x = np.arange(shape[1])
+    smooth = np.tile(100 + np.sin(x / 40), (shape[0], 1))
+    write(tmp_path / "g.fits", smooth.astype(np.float32), shift=(0.25, 0))
+    source = {"g": {"image": f"{tmp_path}/g.fits", "variance": 1.0}, "r": str(tmp_path / "r.fits")}
+    regrid(source, tmp_path / "out", "r")
+    np.testing.assert_array_equal(fitsio.read(tmp_path / "out/r.fits"), fitsio.read(tmp_path / "r.fits"))
+    got = fitsio.read(tmp_path / "out/g.fits")[20]
+    inner = slice(5, -5)
+    np.testing.assert_allclose(got[inner], (100 + np.sin((x + 0.25) / 40))[inner], atol=2e-4)
+
+
+def test_written_files_carry_wcs_units_and_what_was_known(tmp_path, rng):
+    for band, shift in (("g", 0.0), ("r", 3.0)):
+        write(tmp_path / f"{band}.fits", rng.normal(size=SHAPE).astype(np.float32), shift=(shift, 0), zero_point=28.9)
+    bands = {"g": {"image": "g.fits", "psf_fwhm_arcsec": 0.8}, "r": "r.fits"}
+    (tmp_path / "mosaic.yaml").write_text(f"{{name: field, ebv: 0.07, bands: {bands}}}".replace("'", ""))
+    written = regrid(tmp_path / "mosaic.yaml", tmp_path / "out", "r")
+    mosaic = Mosaic.open(written)
+    assert mosaic.name == "field" and mosaic.ebv == 0.07
+    assert mosaic.metadata["bands"]["g"]["psf_fwhm_arcsec"] == 0.8
+    reference = Mosaic.open({"r": tmp_path / "r.fits"})
+    assert mosaic.grid.same_grid(reference.grid, tolerance_pix=1e-6)
+    header = fitsio.read_header(tmp_path / "out/g.fits")
+    assert header["BUNIT"] == "nJy" and header["FILTER"] == "g"
+    assert fitsio.read(tmp_path / "out/r.fits").std() == pytest.approx(10, rel=0.05)  # 28.9: 10 nJy per unit
+
+
+def test_bad_requests_are_refused_and_leave_nothing(pair, tmp_path, monkeypatch):
+    files, _ = pair
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="the reference band 'i' is not among g, r"):
+        regrid(files, out, "i")
+    with pytest.raises(InputError, match="method is 'magic'; it is one of auto, interp, exact"):
+        regrid(files, out, method="magic")
+    write(tmp_path / "n.fits", np.ones((9, 9), np.float32), header=None)
+    with pytest.raises(InputError, match="band n: .*n.fits has no WCS, .* regrid needs one in every band"):
+        regrid(files | {"n": tmp_path / "n.fits"}, out, zero_points=25, pixel_scale=0.2)
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "reproject":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: without(name))
+    with pytest.raises(InputError, match=r'needs the package \'reproject\'.*pip install "deepdisc\[regrid\]"'):
+        regrid(files, out)
+    assert not out.exists()
+
+
+def test_a_failure_half_way_removes_the_bands_already_written(pair, tmp_path):
+    files, _ = pair
+    damaged = tmp_path / "bad.fits"
+    with fitsio.FITS(damaged, "rw") as file:
+        file.write(np.random.default_rng(0).normal(size=(400, 300)).astype("f4"), compress="RICE")
+        file[-1].write_keys([{"name": key, "value": value} for key, value in dict(wcs_header((400, 300))).items()])
+    content = bytearray(damaged.read_bytes())
+    content[-9000:-5000] = b"\xff" * 4000  # the middle, which is looked at when opening, stays whole
+    damaged.write_bytes(content)
+    source = {"g": str(files["g"]), "bad": {"image": str(damaged), "variance": 1.0}}
+    with pytest.raises(InputError, match="band bad: .* cannot read rows"):
+        regrid(source, tmp_path / "out", "bad")
+    assert not list((tmp_path / "out").iterdir())
