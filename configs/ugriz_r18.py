@@ -46,6 +46,7 @@ model.roi_heads.box_pooler.in_features = _maps
 model.roi_heads.box_head.fc_dim = 256
 model.roi_heads.box_predictor.test_score_thresh = 0.05
 model.roi_heads.box_predictor.test_topk_per_image = 600
+model.roi_heads.box_predictor.one_class_per_object = True
 model.roi_heads.mask_head.conv_dim = 64
 model.roi_heads.mask_head.num_conv = 2
 model.roi_heads.heads = {

@@ -390,17 +390,18 @@ def _export(commands) -> None:
         run_export,
         "write a checkpoint's weights and config as one .safetensors file",
         "deepdisc export runs/first/model_best.pth --output mine.safetensors",
-        "The file is all that `deepdisc predict --model` needs.",
+        "The file is all that `deepdisc predict --model` needs; key=value changes settings it carries, such as thresholds.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")
+    _add_overrides(parser)
 
 
 def run_export(args: argparse.Namespace) -> int:
     """`deepdisc export`."""
     from deepdisc.model_zoo import export
 
-    print(export(args.checkpoint, args.output))
+    print(export(args.checkpoint, args.output, args.overrides))
     return DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from deepdisc.config import from_yaml, instantiate, load, shipped
 from deepdisc.errors import InputError, nearest
 from deepdisc.files import sha256
+from deepdisc.overrides import apply_override
 from deepdisc.training.checkpoint import export_safetensors, load_weights, read_weights
 
 REQUIRED = ("config", "weights", "sha256", "bands", "pixel_scale_arcsec", "training_set", "command", "scores")
@@ -96,11 +98,27 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     return model.to(device).eval(), cfg
 
 
-def export(checkpoint: str | Path, output: str | Path) -> Path:
-    """Write a checkpoint's weights (averaged, if it has such) as one .safetensors file that `load_model` reads."""
+def export(checkpoint: str | Path, output: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Write a checkpoint's weights (averaged, if it has such) as one .safetensors file that `load_model` reads.
+
+    Args:
+        checkpoint: name or path, see `load_model`.
+        output: the file to write.
+        overrides: "key=value" changes of the config that the file will carry: thresholds and the like.
+
+    Raises:
+        InputError: `output` is no .safetensors, an unknown key, or one that the weights do not fit any more.
+    """
     output = Path(output)
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: the exported model is a .safetensors file; give it that suffix")
     model, cfg = load_model(checkpoint)
-    export_safetensors(model, cfg, output)
+    for text in overrides:
+        apply_override(cfg, text)
+    changed = instantiate(cfg.model)
+    try:
+        changed.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise InputError(f"{' '.join(overrides)}: {checkpoint} has another architecture; train anew with it") from error
+    export_safetensors(changed, cfg, output)
     return output

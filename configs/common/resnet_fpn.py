@@ -73,6 +73,7 @@ model = L(Detector)(
             test_score_thresh=0.05,
             test_nms_thresh=0.5,
             test_topk_per_image=100,
+            one_class_per_object=False,
         ),
         mask_head=L(MaskHead)(
             pooler=L(ROIPooler)(

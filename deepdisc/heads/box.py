@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from deepdisc.detector.box_coder import BoxCoder
 from deepdisc.structures import Instances, clip_boxes, nonempty
@@ -41,6 +41,7 @@ class BoxPredictor(nn.Module):
         test_score_thresh: float = 0.05,
         test_nms_thresh: float = 0.5,
         test_topk_per_image: int = 100,
+        one_class_per_object: bool = False,
     ):
         """Build the predictor.
 
@@ -51,6 +52,9 @@ class BoxPredictor(nn.Module):
             test_score_thresh: detections must score more than this; may be changed on a trained model.
             test_nms_thresh: of two detections of one class with an IoU above this the lower score is dropped.
             test_topk_per_image: most detections of an image; crowded fields need thousands.
+            one_class_per_object: a region gets its best class and the probability of all classes together as score,
+                and suppression is across classes: an object that may be a star or a galaxy is listed once. False is
+                detectron2's rule, where each class is a detection of its own.
         """
         super().__init__()
         self.num_classes = num_classes
@@ -58,6 +62,7 @@ class BoxPredictor(nn.Module):
         self.test_score_thresh = test_score_thresh
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_per_image = test_topk_per_image
+        self.one_class_per_object = one_class_per_object
         self.cls_score = nn.Linear(in_dim, num_classes + 1)
         self.bbox_pred = nn.Linear(in_dim, 4 * num_classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
@@ -94,7 +99,8 @@ class BoxPredictor(nn.Module):
     def detect(self, logits: Tensor, deltas: Tensor, proposals: Tensor, image_size: tuple[int, int]) -> Instances:
         """Turn the outputs for one image into detections.
 
-        Every pair of region and class above the score threshold is a candidate; suppression is within classes.
+        Every pair of region and class above the score threshold is a candidate and suppression is within classes,
+        unless `one_class_per_object`.
 
         Args:
             logits: (R, K + 1).
@@ -110,8 +116,16 @@ class BoxPredictor(nn.Module):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
         boxes = clip_boxes(boxes[finite].view(-1, self.num_classes, 4), image_size)
         scores = scores[finite, :-1]
-        region, label = torch.nonzero(scores > self.test_score_thresh, as_tuple=True)
-        boxes, scores = boxes[region, label], scores[region, label]
-        keep = batched_nms(boxes, scores, label, self.test_nms_thresh)[: self.test_topk_per_image]
+        if self.one_class_per_object:
+            total = scores.sum(dim=1)
+            region = torch.nonzero(total > self.test_score_thresh).flatten()
+            label = scores[region].argmax(dim=1)
+            boxes, scores = boxes[region, label], total[region]
+            keep = nms(boxes, scores, self.test_nms_thresh)
+        else:
+            region, label = torch.nonzero(scores > self.test_score_thresh, as_tuple=True)
+            boxes, scores = boxes[region, label], scores[region, label]
+            keep = batched_nms(boxes, scores, label, self.test_nms_thresh)
+        keep = keep[: self.test_topk_per_image]
         found = Instances(image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=label[keep])
         return found[nonempty(found.pred_boxes)]

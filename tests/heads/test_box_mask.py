@@ -57,6 +57,17 @@ def test_boxes_are_clipped_and_empty_or_broken_ones_dropped():
     assert len(nothing) == 0 and nothing.pred_boxes.shape == (0, 4) and nothing.pred_classes.dtype == torch.int64
 
 
+def test_an_object_between_two_classes_is_listed_once_with_their_probabilities_together():
+    boxes = torch.tensor([[2.0, 2, 10, 10], [2, 2, 10, 11], [20, 20, 30, 30]])
+    logits = torch.tensor([[0.45, 0.5, 0.05], [0.4, 0.3, 0.3], [0.1, 0.02, 0.88]]).log()
+    settings = {"test_score_thresh": 0.2, "test_nms_thresh": 0.5}
+    found = predictor(**settings, one_class_per_object=True).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    assert found.scores.tolist() == pytest.approx([0.95]) and found.pred_classes.tolist() == [1]
+    assert found.pred_boxes.tolist() == [[2, 2, 10, 10]]
+    both = predictor(**settings).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    assert sorted(both.pred_classes.tolist()) == [0, 1]
+
+
 def test_offsets_of_the_detected_class_are_used():
     box = torch.tensor([[10.0, 10.0, 20.0, 20.0]])
     deltas = torch.tensor([[0.0, 0, 0, 0, 10.0, 0, 0, 0]])  # class 1: one width to the right

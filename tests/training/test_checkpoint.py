@@ -198,6 +198,10 @@ def test_a_checkpoint_of_a_training_is_loaded_and_exported(blobs, tmp_path):
     assert list(cfg.bands) == ["g", "r"] and not model.training
     exported = model_zoo.export(best, tmp_path / "small.safetensors")
     again, _ = load_model(exported)
+    renamed = model_zoo.export(best, tmp_path / "renamed.safetensors", ["pixel_scale_arcsec=0.3"])
+    assert load_model(renamed)[1].pixel_scale_arcsec == 0.3
+    with pytest.raises(InputError, match="nearest"):
+        model_zoo.export(best, tmp_path / "wrong.safetensors", ["pixel_scale=0.3"])
     assert equal(model.state_dict(), again.state_dict())
     assert exported.stat().st_size < best.stat().st_size / 2
     with pytest.raises(InputError, match="is a .safetensors file"):
