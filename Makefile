@@ -1,26 +1,35 @@
-# make demo | test | lint | bench | clean.  VENV=... for another environment, PYTHON=... for another interpreter.
+# make demo | test | test-slow | lint | bench | clean.  VENV=... for another environment, PYTHON=... for another interpreter.
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py --output demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu"
+
+# The rest: trainings of a minute or two, installing into a fresh environment, full real mosaics.
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/compare_detection.py
-	$(BIN)/python benchmarks/compare_photoz.py
+	rm -rf bench
+	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground_test.py --output bench/field --seed 777
+	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground.py --output bench/train --seed 1 sky.workers=2
+	$(BIN)/deepdisc predict bench/field/mosaic.yaml --model ugriz_r18 --output bench/pred
+	$(BIN)/python benchmarks/compare_detection.py bench/field bench/pred/catalog.parquet --output bench
+	$(BIN)/python benchmarks/compare_photoz.py bench/train/recipe.yaml bench/field bench/pred/catalog.parquet --output bench
+	$(BIN)/python benchmarks/memory.py --model ugriz_r18
 
 # uv installs in a third of pip's time; without --compile-bytecode each first import of torch costs seconds.
 $(STAMP): setup.py constraints.txt
@@ -34,5 +43,5 @@ $(STAMP): setup.py constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo bench build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

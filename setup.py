@@ -20,16 +20,17 @@ SHIPPED = {**shipped("configs"), **shipped("model_zoo")}
 
 EXTRAS = {
     "sim": ["galsim>=2.6"],
-    "classical": ["sep>=1.4", "photutils>=2", "scikit-learn>=1.5"],
+    "classical": ["sep>=1.4", "photutils>=2"],
     "cluster": ["dask>=2025.1", "distributed>=2025.1"],
     "pz": ["qp-prob>=1.1", "pz-rail-base>=2"],
     "track": ["tensorboard>=2.17", "wandb>=0.18"],
     "tune": ["optuna>=4"],
     "regrid": ["reproject>=0.14"],
+    "bench": ["scikit-learn>=1.5"],
 }
 # What the tests, the demo and the benchmarks need.
 EXTRAS["dev"] = [
-    *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"]),
+    *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"] + EXTRAS["bench"]),
     "tensorboard>=2.17",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
