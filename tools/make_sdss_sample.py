@@ -1,6 +1,7 @@
-"""Make datasets/sdss_sample: a 512 x 512 pixel piece of an SDSS field in five bands, with deeper truth.
+"""Make datasets/sdss_sample: a piece of an SDSS field in five bands on one grid, with deeper truth.
 
     python tools/make_sdss_sample.py FOLDER [--output datasets/sdss_sample]
+    python tools/make_sdss_sample.py FOLDER --window 0 0 1489 2048 --output sdss_field     (the whole field)
 
 FOLDER holds, of SDSS run 94, camcol 1, field 12: frame-[ugriz]-000094-1-0012.fits.bz2, photoObj-000094-1-0012.cut.fits
 and coadd_catalog_94_1_12.fits (the catalogue of the Stripe 82 coadd, about 20 times deeper, of the same sky).
@@ -28,9 +29,8 @@ from deepdisc.photometry import njy_from_mag
 from deepdisc.sky import PixelGrid
 
 BANDS = "ugriz"
-SIZE_PIX = 512
-# The window richest in r < 20.5 objects among those that all five bands cover.
-Y0, X0 = 960, 784
+# y0, x0, height, width: richest in r < 20.5 objects among the windows of this size that all five bands cover.
+WINDOW = (960, 784, 512, 512)
 # Noise over quantisation step. 8 costs 0.1 % of the noise (1/12/64 of the variance) and 1.1 MB for all bands.
 NOISE_PER_STEP = 8
 EXTINCTION_R_PER_EBV = 2.751  # Schlegel, Finkbeiner & Davis (1998), table 6, as used by the SDSS pipeline
@@ -42,14 +42,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=Path("datasets/sdss_sample"))
+    parser.add_argument("--window", type=int, nargs=4, default=WINDOW, metavar=("Y0", "X0", "HEIGHT", "WIDTH"))
     args = parser.parse_args(arguments)
+    y0, x0, *shape = args.window
     if not (args.folder / "coadd_catalog_94_1_12.fits").is_file():
         raise InputError(f"{args.folder} does not hold coadd_catalog_94_1_12.fits; see the head of this script")
     with tempfile.TemporaryDirectory() as scratch:
         frames = {band: str(args.folder / f"frame-{band}-000094-1-0012.fits.bz2") for band in BANDS}
         with Mosaic.open(regrid(frames, scratch, "r")) as mosaic:
-            cutout = mosaic.read(Y0, X0, Y0 + SIZE_PIX, X0 + SIZE_PIX)
-            grid = mosaic.grid.cutout(Y0, X0, (SIZE_PIX, SIZE_PIX))
+            cutout = mosaic.read(y0, x0, y0 + shape[0], x0 + shape[1])
+            grid = mosaic.grid.cutout(y0, x0, tuple(shape))
     bands = {}
     single = Table.read(args.folder / "photoObj-000094-1-0012.cut.fits")
     for channel, band in enumerate(BANDS):
@@ -80,7 +82,7 @@ def write_band(path: Path, band: str, pixels: np.ndarray, grid: PixelGrid) -> No
             qlevel=NOISE_PER_STEP,
             qmethod="SUBTRACTIVE_DITHER_2",
             dither_seed="checksum",  # the same pixels give the same bytes
-            tile_dims=(64, SIZE_PIX),
+            tile_dims=(64, grid.shape[1]),
         )
 
 
@@ -110,7 +112,7 @@ def half_light_radius(table: Table) -> np.ndarray:
 def make_truth(table: Table, grid: PixelGrid) -> pd.DataFrame:
     """Rows of the coadd catalogue inside the window; positions by RA, Dec through the window's WCS."""
     x, y = grid.to_pixel(np.asarray(table["ra"]), np.asarray(table["dec"]))
-    inside = (x > -0.5) & (x < SIZE_PIX - 0.5) & (y > -0.5) & (y < SIZE_PIX - 0.5)
+    inside = (x > -0.5) & (x < grid.shape[1] - 0.5) & (y > -0.5) & (y < grid.shape[0] - 0.5)
     table, x, y = table[inside], x[inside], y[inside]
     order = np.argsort(composite_mag(table, "r"), kind="stable")
     table, x, y = table[order], x[order], y[order]
