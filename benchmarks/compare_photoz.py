@@ -88,7 +88,7 @@ def main() -> int:
         f"{len(redshifts):,} training galaxies; {len(z_true):,} matched galaxies of the held-out field with a redshift "
         f"({(~used).sum():,} matched objects without one: stars). Estimate: {args.estimate}.\n"
     ]
-    for label, chosen in (("all matched", np.ones(len(snr), bool)), ("S/N > 30", snr > 30)):
+    for label, chosen in (("all matched", snr > 0), ("S/N > 10", snr > 10), ("S/N > 30", snr > 30)):
         for name, guess in (("random forest", theirs), ("constant guess", constant)):
             rows = redshift_rows(ours[chosen], guess[chosen], z_true[chosen], replicates=args.replicates)
             texts.append(f"{label}: {chosen.sum():,} objects\n\n{table_text(rows, ('deepdisc', name))}\n")

@@ -45,6 +45,12 @@ def number_or_text(text: str) -> float | str:
         return text
 
 
+def shares(text: str) -> dict[str, float]:
+    """Read "train=0.9,val=0.1"."""
+    items = [[part.strip() for part in item.partition("=")] for item in text.split(",")]
+    return {name: fraction(value) for name, _, value in items}
+
+
 def zero_points(text: str) -> float | str | dict[str, float | str]:
     """Read "22.5", "nJy" or "g=22.5,r=nJy"."""
     if "=" not in text:

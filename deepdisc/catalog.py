@@ -56,7 +56,7 @@ FLAGS = {
     flag.name: flag
     for flag in (
         Flag(0, "EDGE", "the outline touches the mosaic's edge"),
-        Flag(1, "SEAM", "larger than the overlap of tiles: the outline is cut off by a tile's border"),
+        Flag(1, "SEAM", "larger than the tiles' overlap: put together from pieces, or cut off at a border"),
         Flag(2, "MASKED", "some pixels of the outline are masked in at least one band"),
         Flag(3, "NO_COVERAGE", "at least one band has no valid pixel in the outline"),
         Flag(4, "BLENDED", "the outline overlaps or touches another object's"),

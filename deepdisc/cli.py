@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepdisc import __version__
-from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, zero_points
+from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, shares, zero_points
 from deepdisc.errors import InputError
 
 DONE, FAULT, WRONG_INPUT, PARTS_UNREAD, INTERRUPTED = 0, 1, 2, 3, 130
@@ -133,13 +133,17 @@ def _prepare(commands) -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="fields with their truth; simulate writes one")
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET")
     parser.add_argument("--tile-size", type=positive, default=512, metavar="PIXELS", help="default: 512")
+    parser.add_argument(
+        "--split", type=shares, metavar="train=F,val=F,test=F", help="shares of the sky; default: 0.8, 0.1, 0.1"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="which fields go where; default: 0")
 
 
 def run_prepare(args: argparse.Namespace) -> int:
     """`deepdisc prepare`."""
     from deepdisc.data.prepare import prepare
 
-    print(prepare(args.recipe, args.output, tile_size=args.tile_size))
+    print(prepare(args.recipe, args.output, tile_size=args.tile_size, fractions=args.split, seed=args.seed))
     return DONE
 
 
@@ -390,7 +394,7 @@ def _export(commands) -> None:
         run_export,
         "write a checkpoint's weights and config as one .safetensors file",
         "deepdisc export runs/first/model_best.pth --output mine.safetensors",
-        "The file is all that `deepdisc predict --model` needs; key=value changes settings it carries, such as thresholds.",
+        "The file is all that `deepdisc predict --model` needs; key=value changes settings that it carries (thresholds).",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")

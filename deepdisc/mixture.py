@@ -157,7 +157,7 @@ class Mixture:
         return self.quantile(0.5)
 
     def quantile(self, q: float | Tensor) -> Tensor:
-        """The value below which the probability is `q`, 0 < q < 1; shape of the batch and `q` broadcast. No gradient."""
+        """The value below which the probability is `q`, 0 < q < 1; the batch and `q` broadcast. No gradient."""
         with torch.no_grad():
             wide = self.to(torch.float64)
             q = torch.as_tensor(q, dtype=torch.float64, device=self.logits.device)

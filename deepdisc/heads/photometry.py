@@ -18,8 +18,8 @@ class AperturePhotometry(nn.Module):
     """Gaussian-weighted fluxes in every band around each object's re-centred position, as inputs for a network.
 
     For band b with pixels f, variances v and Gaussian weights w on valid pixels: F = sum(w f) / sum(w^2) is the
-    least-squares amplitude of a profile w in white noise and sigma^2 = sum(w^2 v) / sum(w^2)^2 its variance. The outputs
-    are `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences between
+    least-squares amplitude of a profile w in white noise and sigma^2 = sum(w^2 v) / sum(w^2)^2 its variance. The
+    outputs are `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences between
     neighbouring bands (colours), `asinh(F / sigma)` and the share of valid pixels.
 
     Args:
