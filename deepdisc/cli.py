@@ -394,7 +394,7 @@ def _export(commands) -> None:
         run_export,
         "write a checkpoint's weights and config as one .safetensors file",
         "deepdisc export runs/first/model_best.pth --output mine.safetensors",
-        "The file is all that `deepdisc predict --model` needs; key=value changes settings that it carries (thresholds).",
+        "The file is all that `deepdisc predict --model` needs; key=value changes settings it carries.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")

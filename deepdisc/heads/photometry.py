@@ -19,8 +19,8 @@ class AperturePhotometry(nn.Module):
 
     For band b with pixels f, variances v and Gaussian weights w on valid pixels: F = sum(w f) / sum(w^2) is the
     least-squares amplitude of a profile w in white noise and sigma^2 = sum(w^2 v) / sum(w^2)^2 its variance. The
-    outputs are `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences between
-    neighbouring bands (colours), `asinh(F / sigma)` and the share of valid pixels.
+    outputs are `asinh(F / 2 sigma) + ln(2 sigma)` (an asinh magnitude, natural logarithm of nJy), its differences
+    between neighbouring bands (colours), `asinh(F / sigma)` and the share of valid pixels.
 
     Args:
         num_bands: C.
