@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from deepdisc.config import from_yaml, instantiate, load, shipped
 from deepdisc.errors import InputError, nearest
 from deepdisc.files import sha256
+from deepdisc.lazy import TARGET, locate
 from deepdisc.overrides import apply_override
 from deepdisc.training.checkpoint import export_safetensors, load_weights, read_weights
 
 REQUIRED = ("config", "weights", "sha256", "bands", "pixel_scale_arcsec", "training_set", "command", "scores")
+# To build a config is to call what it names, and a checkpoint may come from anybody. Add modules of your own here.
+TRUSTED = ("deepdisc.", "torch.nn.")
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -76,7 +80,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         The model in evaluation mode, and its config.
 
     Raises:
-        InputError: unknown name, unreadable file, no config, or weights of another architecture than the config's.
+        InputError: unknown name, unreadable file, no config, a config in the checkpoint that names anything but the
+            classes of `TRUSTED` modules, or weights of another architecture than the config's.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -86,7 +91,12 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     weights = read_weights(path)
     beside = path.parent / "config.yaml"
     if weights.config is not None:
-        cfg = from_yaml(weights.config, f"config inside {path}")
+        source = f"config inside {path}"
+        cfg = from_yaml(weights.config, source)
+        try:
+            _check_trusted(OmegaConf.to_container(cfg.model, resolve=True), source)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
     elif beside.is_file():
         cfg = load(beside)
     else:
@@ -96,6 +106,21 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     model = instantiate(cfg.model)
     load_weights(model, weights, strict=True)
     return model.to(device).eval(), cfg
+
+
+def _check_trusted(node: Any, source: str) -> None:
+    """Refuse a resolved config that would call anything but the classes of `TRUSTED` modules."""
+    if isinstance(node, Mapping) and TARGET in node:
+        name = str(node[TARGET])
+        target = locate(name, source) if name.startswith(TRUSTED) else None
+        if not (isinstance(target, type) and f"{target.__module__}.".startswith(TRUSTED)):
+            raise InputError(
+                f"{source}: it would call {name!r}, which is no class of {' or '.join(TRUSTED)}*; a checkpoint from a "
+                "stranger could run anything that way: if it is your own, add its module to deepdisc.model_zoo.TRUSTED"
+            )
+    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    for item in items:
+        _check_trusted(item, source)
 
 
 def export(checkpoint: str | Path, output: str | Path, overrides: Sequence[str] = ()) -> Path:

@@ -208,6 +208,16 @@ def test_a_checkpoint_of_a_training_is_loaded_and_exported(blobs, tmp_path):
         model_zoo.export(best, tmp_path / "small.pth")
 
 
+@pytest.mark.parametrize("target", ["os.makedirs", "deepdisc.cli.os.makedirs", "${other}"])
+def test_a_checkpoint_cannot_call_anything_but_our_classes(model, tmp_path, target):
+    call = {"_target_": target, "name": str(tmp_path / "made")}
+    cfg = {"other": "os.makedirs", "model": {"_target_": "torch.nn.Sequential", "args": [{"deep": call}]}}
+    torch.save({"model": model.state_dict(), "config": yaml.safe_dump(cfg)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"config inside .*a.pth: it would call '.*os.makedirs', which is no class of"):
+        load_model(tmp_path / "a.pth")
+    assert not (tmp_path / "made").exists()
+
+
 def test_foreign_weights_take_the_config_beside_them(model, cfg, tmp_path):
     path = write(model, tmp_path / "a.pth", "detectron2")
     with pytest.raises(InputError, match="holds no config and there is no config.yaml beside it"):
