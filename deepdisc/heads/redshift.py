@@ -101,9 +101,15 @@ class RedshiftHead(Head):
         return Mixture.from_raw(raw, lower=self.lower, sigma_min=self.sigma_min)
 
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """Negative log-likelihood, mean over the foreground proposals that have a redshift; exactly 0 without any."""
+        """Negative log-likelihood, mean over the foreground proposals that have a redshift; exactly 0 without any.
+
+        A redshift below `lower` (blueshifted neighbours of the Milky Way) has no likelihood and counts as no label.
+        """
         labelled = [
-            objects[objects.gt_has_redshift] if objects.has("gt_has_redshift") else objects[:0] for objects in instances
+            objects[objects.gt_has_redshift & (objects.gt_redshift >= self.lower)]
+            if objects.has("gt_has_redshift")
+            else objects[:0]
+            for objects in instances
         ]
         mixture = self.forward(features, labelled, "proposal_boxes")
         if len(mixture) == 0:

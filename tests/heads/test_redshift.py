@@ -60,6 +60,15 @@ def test_values_of_unlabelled_objects_do_not_matter():
     assert torch.equal(before, after) and torch.isfinite(after)
 
 
+def test_a_redshift_below_the_bound_counts_as_no_label():
+    head, maps = make_head(), features()
+    batch = [objects(3, [True, False, True]), objects(2, [False, False])]
+    before = head.losses(maps, batch)["loss_redshift"]
+    batch[1].gt_has_redshift[0], batch[1].gt_redshift[0] = True, -0.001
+    after = head.losses(maps, batch)["loss_redshift"]
+    assert torch.equal(before, after) and torch.isfinite(after)
+
+
 @pytest.mark.parametrize(
     "batch",
     [
