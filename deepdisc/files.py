@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ def write_failure(path: Path, error: OSError) -> InputError:
     """Describe a failed write as the user's error: which path, why, what to do."""
     reason = error.strerror or str(error)
     return InputError(f"cannot write {path}: {reason}; free some space or choose another output")
+
+
+def refuse_to_overwrite(paths: Iterable[str | os.PathLike]) -> None:
+    """Check that none of the files or folders to be written exists.
+
+    Raises:
+        InputError: one does; names it.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            raise InputError(f"{path} exists already and is not overwritten; choose another --output")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from deepdisc.data.mosaic import Mosaic
 from deepdisc.data.splits import SPLITS, Area, plan_areas, tile_edges
 from deepdisc.data.truth import EDGE, read_segmentation, read_truth
 from deepdisc.errors import InputError, nearest
-from deepdisc.files import sha256, write_failure, write_text
+from deepdisc.files import refuse_to_overwrite, sha256, write_failure, write_text
 
 SCHEMA_VERSION = 1
 DEFAULT_CLASSES = ("galaxy", "star")
@@ -99,8 +99,7 @@ def prepare(
         InputError: anything wrong in recipe, mosaics or truth; the output exists or cannot be written.
     """
     recipe, output = Path(recipe), Path(output)
-    if output.exists():
-        raise InputError(f"{output} exists already; remove it or choose another --output")
+    refuse_to_overwrite([output])
     if tile_size < 32:
         raise InputError(f"tile_size={tile_size} is too small; use at least 32 pixels")
     contents = read_recipe(recipe)

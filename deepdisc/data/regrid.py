@@ -29,7 +29,7 @@ from deepdisc.data.fits_plane import share_window_budget
 from deepdisc.data.mosaic import WINDOW_BYTES, Bands, describe_source, open_bands, resolve_bands
 from deepdisc.data.noise import blocks
 from deepdisc.errors import InputError, require_extra
-from deepdisc.files import atomic_path, write_text
+from deepdisc.files import atomic_path, refuse_to_overwrite, write_text
 from deepdisc.sky import PixelGrid
 
 METHODS = ("auto", "interp", "exact")
@@ -65,7 +65,8 @@ def regrid(
         The mosaic.yaml.
 
     Raises:
-        InputError: a band without a WCS, an unknown reference or method, the library is missing.
+        InputError: a band without a WCS, an unknown reference or method, the library is missing, a file that would be
+            overwritten.
     """
     library = require_extra("reproject", "regrid")
     if method not in METHODS:
@@ -76,6 +77,9 @@ def regrid(
     if reference not in wanted:
         raise InputError(f"the reference band {reference!r} is not among {', '.join(wanted)}; name one of them")
     output = Path(output)
+    targets = {name: output / f"{name}.fits" for name in wanted}
+    refuse_to_overwrite([*targets.values(), output / "mosaic.yaml"])
+    new_folder = not output.exists()
     files = FileShelf()
     written: list[Path] = []
     try:
@@ -85,15 +89,17 @@ def regrid(
         _require_wcs(opened.values())
         for name, own in wanted.items():
             progress(f"{name}: {opened[own].source.image}")
-            target = output / f"{name}.fits"
-            _write_band(target, opened[own], name, grid, _resampler(library, opened[own].grid, grid, method))
-            written.append(target)
+            resampler = _resampler(library, opened[own].grid, grid, method)
+            _write_band(targets[name], opened[own], name, grid, resampler)
+            written.append(targets[name])
         sources = {name: opened[own].source for name, own in wanted.items()}
         content = _yaml_content(described, sources, reference, grid, output)
         write_text(output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
+        if new_folder and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
         raise
     finally:
         files.close()

@@ -17,7 +17,7 @@ from astropy.io import fits
 from deepdisc import catalog
 from deepdisc.config import instantiate
 from deepdisc.errors import InputError, require_extra
-from deepdisc.files import atomic_path, write_text
+from deepdisc.files import atomic_path, refuse_to_overwrite, write_text
 from deepdisc.simulate.conditions import Conditions, draw_conditions
 from deepdisc.simulate.instruments import Instrument
 from deepdisc.simulate.objects import draw_objects
@@ -48,7 +48,7 @@ def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int 
         The paths of the fields' mosaic.yaml.
 
     Raises:
-        InputError: GalSim is missing, a setting is out of range, or the output cannot be written.
+        InputError: GalSim is missing, a setting is out of range, the output cannot be written or holds a sky already.
     """
     require_extra("galsim", "sim")
     sky = cfg if isinstance(cfg, Sky) else _settings(cfg)
@@ -57,6 +57,8 @@ def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int 
     instrument = Instrument.load(sky.instrument, sky.bands)
     output = Path(output)
     folders = [output] if sky.fields == 1 else [output / f"field_{number:03d}" for number in range(sky.fields)]
+    names = [*_FILES.values(), *(f"{band.name}.fits" for band in instrument.bands)]
+    refuse_to_overwrite([output / "recipe.yaml", *(folder / name for folder in folders for name in names)])
     work = [(sky, number, folder, seed) for number, folder in enumerate(folders)]
     if sky.workers == 1:
         described = [simulate_field(*one) for one in work]

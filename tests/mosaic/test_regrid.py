@@ -157,4 +157,17 @@ def test_a_failure_half_way_removes_the_bands_already_written(pair, tmp_path):
     source = {"g": str(files["g"]), "bad": {"image": str(damaged), "variance": 1.0}}
     with pytest.raises(InputError, match="band bad: .* cannot read rows"):
         regrid(source, tmp_path / "out", "bad")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_input_images_are_never_overwritten(pair, tmp_path):
+    files, _ = pair
+    before = {path: path.read_bytes() for path in files.values()}
+    with pytest.raises(InputError, match=r"g\.fits exists already .*choose another --output"):
+        regrid(files, tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mosaic.yaml").write_text("bands: {}")
+    with pytest.raises(InputError, match=r"mosaic\.yaml exists already"):
+        regrid(files, tmp_path / "out")
+    assert {path: path.read_bytes() for path in files.values()} == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mosaic.yaml"]

@@ -57,6 +57,14 @@ def test_what_a_field_consists_of(tmp_path):
     assert Sky(**recipe["provenance"]["sky"]) == Sky(**{**SMALL, "bands": ["g", "r"]})
 
 
+@pytest.mark.parametrize("name", ["mosaic.yaml", "truth.parquet", "r.fits", "recipe.yaml"])
+def test_a_field_is_never_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name} exists already .*choose another --output"):
+        simulate(Sky(**SMALL), tmp_path, seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
 def test_fields_do_not_share_sky(tmp_path):
     simulate(Sky(fields=3, galaxy_density=(0, 0), star_density=(0, 0), **SMALL), tmp_path, seed=1)
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
