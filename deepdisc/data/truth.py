@@ -5,6 +5,7 @@ Legend: ids are those of the field's segmentation map (0 = background); boxes ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,14 +23,18 @@ from deepdisc.structures import Instances, RegionMasks
 
 FAINT = catalog.FLAGS["FAINT"].value
 EDGE = catalog.FLAGS["EDGE"].value
-GALAXY = 0
+STAR = "star"
+_LARGEST_ID = np.iinfo(np.int32).max
+
+logger = logging.getLogger(__name__)
 
 
 def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     """Read a field's segmentation map (height, width) as int32.
 
     Raises:
-        InputError: missing or unreadable file, no 2-d integer image in it, or another shape than the mosaic's.
+        InputError: missing or unreadable file, no 2-d integer image in it, another shape than the mosaic's, or ids
+            that int32 cannot hold.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,6 +49,8 @@ def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
         raise InputError(f"{path}: holds no 2-d integer image; a segmentation map has one object id per pixel")
     if segmentation.shape != tuple(shape):
         raise InputError(f"{path}: shape {segmentation.shape} differs from the mosaic's {tuple(shape)}")
+    if segmentation.max(initial=0) > _LARGEST_ID:
+        raise InputError(f"{path}: id {segmentation.max()} is too large; number the objects from 1 to {_LARGEST_ID}")
     return segmentation.astype(np.int32)
 
 
@@ -51,7 +58,8 @@ def read_truth(path: str | Path, segmentation: np.ndarray, class_names: Sequence
     """Read a field's truth and check it against its segmentation map.
 
     Columns that follow from the map are filled in where the catalogue lacks them: the box, x and y (centre of the box)
-    and `area_pix`, which is always counted in the map. A star's redshift becomes NaN.
+    and `area_pix`, which is always counted in the map. The redshift of a star (`class_name` "star") and negative
+    redshifts, with which catalogues mark unknown ones, become NaN.
 
     Args:
         path: a catalogue with at least `id` and `class_id` or `class_name`.
@@ -78,7 +86,10 @@ def read_truth(path: str | Path, segmentation: np.ndarray, class_names: Sequence
         raise InputError(f"{path}: the box of object {row.id} is outside the {width} x {height} image; remove the row")
     if "redshift" not in truth:
         truth["redshift"] = np.float32("nan")
-    truth.loc[truth.class_id != GALAXY, "redshift"] = np.float32("nan")
+    negative = truth.redshift < 0
+    if negative.any():
+        logger.warning("%s: %d negative redshifts are taken as unknown", path, negative.sum())
+    truth["redshift"] = truth.redshift.where(~negative & (truth.class_name != STAR))
     if "flags" not in truth:
         truth["flags"] = np.int32(0)
     return truth
@@ -107,6 +118,8 @@ def _with_geometry(truth: pd.DataFrame, segmentation: np.ndarray, path: str | Pa
     if segmentation.min(initial=0) < 0:
         raise InputError(f"{path}: its segmentation map has negative ids; 0 is the background, ids are positive")
     ids = truth.id.to_numpy(np.int64)
+    if ids.max(initial=0) > _LARGEST_ID:
+        raise InputError(f"{path}: id {ids.max()} is too large; number the objects from 1 to {_LARGEST_ID}")
     areas = np.bincount(segmentation.ravel(), minlength=int(ids.max(initial=0)) + 1)
     present = np.flatnonzero(areas)
     strangers = np.setdiff1d(present[present > 0], ids)

@@ -9,6 +9,7 @@ import yaml
 
 from deepdisc.data.prepare import prepare
 from deepdisc.data.splits import Area, plan_areas, same_sky, tile_edges
+from deepdisc.data.truth import read_segmentation, read_truth
 from deepdisc.errors import InputError
 
 
@@ -163,6 +164,7 @@ def off_the_image(truth):
         (duplicated, "id 1 occurs more than once"),
         (off_the_image, "outside the 96 x 96 image"),
         (lambda truth: truth.iloc[1:], "segmentation map holds id 1 .* that the catalogue lacks"),
+        (lambda truth: truth.assign(id=truth.id + 2**31), "id 2147483658 is too large; number the objects from 1"),
         (lambda truth: truth.assign(class_id=3), "class_id 3.*allow 0 to 1"),
         (lambda truth: truth.assign(x_min=truth.x_max + 1), "empty or inverted"),
         (lambda truth: truth.drop(columns="class_id"), "'class_name' is missing"),
@@ -209,6 +211,34 @@ def test_a_segmentation_map_of_another_shape_is_refused(tmp_path):
     fitsio.write(str(tmp_path / "f" / "segmentation.fits"), np.zeros((50, 96), np.int32), clobber=True)
     with pytest.raises(InputError, match=r"shape \(50, 96\) differs from the mosaic's \(96, 96\)"):
         prepare(recipe, tmp_path / "out")
+
+
+def test_ids_that_int32_cannot_hold_are_refused(tmp_path):
+    path = tmp_path / "segmentation.fits"
+    fitsio.write(str(path), np.full((4, 4), 2**32 + 1, np.int64))
+    with pytest.raises(InputError, match="segmentation.fits: id 4294967297 is too large"):
+        read_segmentation(path, (4, 4))
+
+
+def read_classes(tmp_path, class_names, names, redshifts):
+    """Redshifts that `read_truth` gives for objects of these classes, one pixel each."""
+    count = len(names)
+    table = pd.DataFrame({"id": np.arange(1, count + 1), "class_name": names, "redshift": redshifts})
+    table.to_parquet(tmp_path / "truth.parquet")
+    return read_truth(tmp_path / "truth.parquet", np.arange(count + 1)[None].astype(np.int32), class_names).redshift
+
+
+def test_only_stars_lose_their_redshift_whatever_the_order_of_the_classes(tmp_path):
+    classes = ["star", "spiral", "elliptical"]
+    found = read_classes(tmp_path, classes, ["spiral", "star", "elliptical"], [0.3, 0.0, 1.2])
+    np.testing.assert_array_equal(found, [0.3, np.nan, 1.2])
+
+
+@pytest.mark.parametrize("unknown", [-1, -9, -99, -0.01])
+def test_negative_redshifts_are_unknown_and_counted(tmp_path, caplog, unknown):
+    found = read_classes(tmp_path, ["galaxy"], ["galaxy"] * 3, [unknown, 0, 2])
+    np.testing.assert_array_equal(found, [np.nan, 0, 2])
+    assert "truth.parquet: 1 negative redshifts are taken as unknown" in caplog.text
 
 
 def test_boxes_and_positions_are_taken_from_the_map_where_the_catalogue_lacks_them(tmp_path):
