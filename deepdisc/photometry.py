@@ -23,6 +23,7 @@ _UNIT_IN_NJY = {
     "microjansky": 1e3,
     "mjy": 1e6,
     "millijansky": 1e6,
+    "megajansky": 1e15,
     "jy": 1e9,
     "jansky": 1e9,
     "nanomaggy": 10 ** (0.4 * (AB_ZERO_POINT_NJY - 22.5)),
@@ -79,25 +80,17 @@ def zero_point_of_unit(unit: str, name: str, header: Mapping[str, Any] | None = 
     Raises:
         InputError: surface brightness without a pixel area.
     """
-    text = unit.strip().lower().replace(" ", "")
-    match = re.fullmatch(r"(?:([0-9.]+(?:e[+-]?[0-9]+)?)\*?)?([a-z]+)(/sr)?(?:/pix(?:el)?)?", text)
+    text = unit.strip().replace(" ", "")
+    match = re.fullmatch(r"(?:([0-9.]+(?:e[+-]?[0-9]+)?)\*?)?([a-z]+)(/sr)?(?:/pix(?:el)?)?", text, re.IGNORECASE)
     if match is None:
         return None
-    factor = float(match.group(1) or 1.0)
-    base = match.group(2)
-    if match.group(3):
-        # Astronomers write MJy/sr; lower case folds it onto mJy, so look at the original capital.
-        mega = unit.replace(" ", "").split("*")[-1].startswith("MJy")
-        njy_per_sr = {"mjy": 1e15 if mega else 1e6, "jy": 1e9, "njy": 1.0, "ujy": 1e3}.get(base)
-        if njy_per_sr is None:
-            return None
-        return zero_point_of(factor * njy_per_sr * _pixel_area_sr(header or {}, unit, name))
+    number, base, per_sr = match.groups()
+    # Case tells MJy and MJY, as some headers have it, from mJy; of all other units it says nothing.
+    base = "megajansky" if base.startswith("M") and base.lower() == "mjy" else base.lower()
     if base not in _UNIT_IN_NJY:
         return None
-    njy = _UNIT_IN_NJY[base]
-    if base == "mjy" and "MJy" in unit:
-        njy = 1e15
-    return zero_point_of(factor * njy)
+    area_sr = _pixel_area_sr(header or {}, unit, name) if per_sr else 1.0
+    return zero_point_of(float(number or 1.0) * _UNIT_IN_NJY[base] * area_sr)
 
 
 def _pixel_area_sr(header: Mapping[str, Any], unit: str, name: str) -> float:

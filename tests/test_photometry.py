@@ -46,6 +46,9 @@ def test_counts_at_the_zero_point():
         ({"MAGZPT": 0.0}, 0.0),
         # 1 MJy/sr on a 0.04 arcsec pixel is 1e15 nJy/sr * 3.7607e-14 sr = 37.607 nJy.
         ({"BUNIT": "MJy/sr", "PIXAR_A2": 0.0016}, 31.4 - 2.5 * np.log10(37.607)),
+        ({"BUNIT": "MJY/SR", "PIXAR_A2": 0.0016}, 31.4 - 2.5 * np.log10(37.607)),
+        ({"BUNIT": "mJy/sr", "PIXAR_A2": 0.0016}, 31.4 - 2.5 * np.log10(37.607e-9)),
+        ({"BUNIT": "NANOMAGGY"}, 22.5),
         # HST ACS F814W: PHOTFLAM 7.072e-20, PHOTPLAM 8045 A -> AB 25.94 (STScI calculator).
         ({"BUNIT": "ELECTRONS/S", "PHOTFLAM": 7.072e-20, "PHOTPLAM": 8045.0}, 25.94),
     ],
@@ -56,7 +59,9 @@ def test_zero_point_of_real_headers(header, expected):
 
 def test_case_distinguishes_mega_from_milli():
     assert zero_point_of_unit("mJy", "f") == pytest.approx(16.4)
-    assert zero_point_of_unit("MJy", "f") == pytest.approx(31.4 - 37.5)
+    for unit in ("MJy", "MJY", "1.0 * MJY", "MegaJansky"):
+        assert zero_point_of_unit(unit, "f") == pytest.approx(31.4 - 37.5)
+    assert zero_point_of_unit("milliJansky", "f") == pytest.approx(16.4)
 
 
 def test_no_zero_point_names_file_keyword_and_remedy():
