@@ -35,6 +35,9 @@ def rotate_shear(g1: Any, g2: Any, angle_rad: Any) -> tuple[Any, Any]:
     return g1 * cos - g2 * sin, g1 * sin + g2 * cos
 
 
+GRID_TOLERANCE_PIX = 0.05  # grids that put every pixel this close to each other are the same
+
+
 @dataclass(frozen=True)
 class PixelGrid:
     """A pixel grid on the sky, or without sky positions.
@@ -76,21 +79,25 @@ class PixelGrid:
         wcs = None if self.wcs is None else self.wcs.slice((slice(y0, None), slice(x0, None)))
         return PixelGrid(tuple(shape), self.pixel_scale_arcsec, wcs)
 
-    def same_grid(self, other: PixelGrid, tolerance_pix: float = 0.05) -> bool:
+    def same_grid(self, other: PixelGrid, tolerance_pix: float = GRID_TOLERANCE_PIX) -> bool:
         """Whether both have the same shape and put a 5 x 5 lattice of points within `tolerance_pix` of each other."""
         return self.shape == other.shape and self.offset_pix(other) <= tolerance_pix
 
     def offset_pix(self, other: PixelGrid) -> float:
         """Largest distance (pixels of this grid) between points with equal pixel coordinates in both grids.
 
-        0 if either has no WCS: without one, equal shapes are all there is to compare.
+        0 if either has no WCS: without one, equal shapes are all there is to compare. Infinite where a point of one
+        grid is nowhere in the other's projection; points off the sky in both, as in the corners of all-sky maps, agree.
         """
         if self.wcs is None or other.wcs is None:
             return 0.0
         height, width = self.shape
         y, x = (part.ravel() for part in np.meshgrid(np.linspace(0, height - 1, 5), np.linspace(0, width - 1, 5)))
-        back_x, back_y = self.to_pixel(*other.to_sky(x, y))
-        return float(np.nanmax(np.hypot(back_x - x, back_y - y)))
+        sky = other.to_sky(x, y)
+        on_sky = np.isfinite(sky[0]) | np.isfinite(self.to_sky(x, y)[0])
+        back_x, back_y = self.to_pixel(*sky)
+        distance = np.hypot(back_x - x, back_y - y)[on_sky]
+        return float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
     def header(self) -> dict[str, Any]:
         """WCS keywords for a FITS header; empty without a WCS."""

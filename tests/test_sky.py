@@ -62,6 +62,22 @@ def test_grids_that_differ_by_a_tenth_of_a_pixel_are_different():
     assert not grid.same_grid(PixelGrid.from_wcs(tan_wcs(), (80, 101)))
 
 
+def test_grids_on_opposite_sides_of_the_sky_are_infinitely_far_apart():
+    here, there = (tan_wcs(), tan_wcs())
+    there.wcs.crval = [330.0, -2.0]
+    grid, other = (PixelGrid.from_wcs(wcs, (80, 100)) for wcs in (here, there))
+    assert grid.offset_pix(other) == np.inf and not grid.same_grid(other)
+
+
+def test_an_all_sky_map_whose_corners_are_off_the_sky_is_on_its_own_grid():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---AIT", "DEC--AIT"], [0.0, 0.0], [180.5, 90.5]
+    wcs.wcs.cdelt = [-1.0, 1.0]
+    grid = PixelGrid.from_wcs(wcs, (180, 360))
+    assert np.isnan(grid.to_sky(0, 0)[0]).all()
+    assert grid.offset_pix(grid) == pytest.approx(0, abs=1e-6)
+
+
 def test_without_wcs_sky_positions_are_nan():
     ra, dec = PixelGrid((10, 10), 0.3).to_sky([1.0, 2.0], [3.0, 4.0])
     assert np.isnan(ra).all() and np.isnan(dec).all()

@@ -20,9 +20,8 @@ from deepdisc.data.fits_plane import FitsFile, Plane, split_extension
 from deepdisc.data.noise import NoiseMesh, estimate_mesh
 from deepdisc.data.sources import BandSource, add_own_variance
 from deepdisc.errors import InputError
-from deepdisc.sky import PixelGrid
+from deepdisc.sky import GRID_TOLERANCE_PIX, PixelGrid
 
-_GRID_TOLERANCE_PIX = 0.05
 _SCALE_TOLERANCE = 0.02
 _STRIP_ROWS = 64
 # FITS standard 4.0, section 8, for the two celestial axes, and the SIP convention's polynomials.
@@ -159,7 +158,7 @@ class Band:
         if wcs is None or self.grid.wcs is None:
             return
         offset = self.grid.offset_pix(PixelGrid.from_wcs(wcs, plane.shape))
-        if offset > _GRID_TOLERANCE_PIX:
+        if offset > GRID_TOLERANCE_PIX:
             raise InputError(
                 f"{plane.name} lies up to {offset:.2f} pixels away from its image {self._image.file.path} by their "
                 "WCS; give a map on the image's pixels"
@@ -226,11 +225,13 @@ class Band:
             return self._sky
 
     def _measure_sky(self) -> Sky:
-        scale = self.source.weight_scale
-        factor = 1.0 if scale in (None, "auto") else 1.0 / float(scale)
-        if scale == "auto" and self._noise is not None:
+        scale = None if self._noise is None else self.source.weight_scale  # an estimate needs no scaling
+        factor = 1.0
+        if scale == "auto":
             mesh = estimate_mesh(self._significance, self._image.shape, self.label)
             factor = float(np.median(mesh.sigma)) ** 2
+        elif scale is not None:
+            factor = 1.0 / float(scale)
         if self._noise is not None and self._background == "none":
             return Sky(None, factor)
         read: Callable = lambda *box: self._native(*box)[::2]  # noqa: E731

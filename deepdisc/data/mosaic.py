@@ -18,9 +18,8 @@ from deepdisc.data.fits_plane import share_window_budget
 from deepdisc.data.reddening import Reddening
 from deepdisc.data.sources import BACKGROUNDS, NOISE_KINDS, MosaicSource, check_weight_scale, pairs, read_source
 from deepdisc.errors import InputError, nearest
-from deepdisc.sky import PixelGrid
+from deepdisc.sky import GRID_TOLERANCE_PIX, PixelGrid
 
-GRID_TOLERANCE_PIX = 0.05
 WINDOW_BYTES = 64 * 2**20
 
 Bands = str | Iterable[str] | Mapping[str, str]

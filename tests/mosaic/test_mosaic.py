@@ -171,6 +171,12 @@ def test_weights_of_unknown_normalisation_are_scaled_to_the_sky(tmp_path, rng):
     np.testing.assert_allclose(variance(None), np.tile(sigma**2 / 100, (500, 1)), rtol=1e-5)
 
 
+def test_estimated_noise_is_not_scaled(pair):
+    files, _ = pair
+    plain, scaled = (Mosaic.open(files, weight_scale=scale).read(0, 0, 90, 70).variance for scale in (None, 4.0))
+    np.testing.assert_array_equal(plain, scaled)
+
+
 def test_the_sky_is_subtracted_only_when_asked(tmp_path, rng):
     write(tmp_path / "a.fits", rng.normal(50, 1, (300, 300)).astype(np.float32))
     assert read_all(Mosaic.open({"a": tmp_path / "a.fits"})).image.mean() == pytest.approx(50, abs=0.1)
