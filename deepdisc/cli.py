@@ -203,7 +203,8 @@ def _predict(commands) -> None:
     parser.add_argument("--overlap", type=natural, default=128, metavar="PIXELS",
                         help="at least twice the half-size of the largest object (default: 128)")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=1, metavar="TILES", help="tiles at once (default: 1)")
-    parser.add_argument("--score-threshold", type=fraction, metavar="P", help="least score (default: the model's)")
+    parser.add_argument("--score-threshold", type=fraction, metavar="P",
+                        help="least score, above or below the model's own, which is the default")  # fmt: skip
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
 
 
@@ -243,6 +244,9 @@ def run_predict(args: argparse.Namespace) -> int:
     device = _device(args.device)
     with _open_mosaic(args) as mosaic:
         model, cfg = load_model(args.model)
+        if args.score_threshold is not None:
+            model.roi_heads.box_predictor.test_score_thresh = args.score_threshold
+        _warn(mosaic, cfg.pixel_scale_arcsec)
         result = predict(
             mosaic,
             model.to(device),
@@ -275,6 +279,18 @@ def _open_mosaic(args: argparse.Namespace):
         background=args.background,
         ebv=args.ebv,
     )
+
+
+def _warn(mosaic, model_scale: float) -> None:
+    """Say on standard error what the user may not expect of the catalogue."""
+    if mosaic.grid.wcs is None:
+        print("no WCS: the catalogue has no sky positions (ra and dec are NaN)", file=sys.stderr)
+    if not 1 / 1.5 <= mosaic.pixel_scale_arcsec / model_scale <= 1.5:
+        print(
+            f"warning: the mosaic has {mosaic.pixel_scale_arcsec:.3g} arcsec/px, the model was trained at "
+            f"{model_scale:.3g}; objects will look too large or too small to it",
+            file=sys.stderr,
+        )
 
 
 def _device(name: str):

@@ -147,6 +147,46 @@ def test_prepare_passes_its_split(monkeypatch, tmp_path, capsys):
     assert "a number from 0 to 1" in capsys.readouterr().err
 
 
+@pytest.fixture
+def predict_with_stubs(monkeypatch, tmp_path):
+    """Run `predict` on one band without WCS, with a model of 0.4 arcsec/px that finds nothing; returns the model."""
+    import fitsio
+    import numpy as np
+    from omegaconf import OmegaConf
+
+    from deepdisc.inference.predict import Prediction
+
+    fitsio.write(tmp_path / "r.fits", np.ones((8, 8), np.float32), header={"BUNIT": "nJy"})
+    predictor = types.SimpleNamespace(test_score_thresh=0.5)
+    model = types.SimpleNamespace(roi_heads=types.SimpleNamespace(box_predictor=predictor), to=lambda device: model)
+    cfg = OmegaConf.create({"bands": ["r"], "class_names": ["galaxy"], "pixel_scale_arcsec": 0.4})
+    monkeypatch.setattr("deepdisc.model_zoo.load_model", lambda name: (model, cfg))
+    result = Prediction(tmp_path / "catalog.parquet", 0, [])
+    monkeypatch.setattr("deepdisc.inference.predict.predict", lambda *args, **options: result)
+
+    def run(*options):
+        base = ["predict", f"r={tmp_path / 'r.fits'}", "--model", "stub", "--output", str(tmp_path / "out")]
+        assert cli.main([*base, *options]) == 0
+        return model
+
+    return run
+
+
+@pytest.mark.parametrize(("scale", "warns"), [("0.4", False), ("0.59", False), ("0.61", True), ("0.26", True)])
+def test_predict_warns_of_a_missing_wcs_and_of_another_pixel_scale(predict_with_stubs, capsys, scale, warns):
+    predict_with_stubs("--pixel-scale", scale)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "no WCS: the catalogue has no sky positions (ra and dec are NaN)"
+    assert len(lines) == 1 + warns
+    assert not warns or (f"{scale} arcsec/px" in lines[1] and "trained at 0.4" in lines[1])
+
+
+@pytest.mark.parametrize(("options", "threshold"), [((), 0.5), (("0.7",), 0.7), (("0.1",), 0.1), (("0",), 0.0)])
+def test_predict_sets_the_score_threshold_of_the_model(predict_with_stubs, options, threshold):
+    model = predict_with_stubs("--pixel-scale", "0.4", *(f"--score-threshold={value}" for value in options))
+    assert model.roi_heads.box_predictor.test_score_thresh == threshold
+
+
 def test_simulate_passes_config_output_and_seed(monkeypatch, tmp_path, capsys):
     calls = []
     fake = types.ModuleType("deepdisc.simulate")
