@@ -43,7 +43,7 @@ class Hook:
         """Once, when the last step is done."""
 
     def on_interrupt(self, trainer: Trainer) -> None:
-        """When the user stops the run."""
+        """When the user stops the run, between two steps."""
 
     def close(self, trainer: Trainer) -> None:
         """Once, however the run ended."""
@@ -149,8 +149,7 @@ class CheckpointHook(Hook):
 
     def on_interrupt(self, trainer: Trainer) -> None:
         """Save where the run stopped, so that --resume loses nothing."""
-        # Several processes are not interrupted at the same step; they could not save together.
-        if distributed.world_size() == 1 and trainer.iteration not in (0, self._saved_at):
+        if trainer.iteration not in (0, self._saved_at):
             self._save_numbered(trainer)
 
     def _numbered(self, iteration: int) -> Path:

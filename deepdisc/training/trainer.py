@@ -35,6 +35,7 @@ from deepdisc.training.hooks import (
     ValidationHook,
     WandbHook,
 )
+from deepdisc.training.interrupt import interrupt_flag
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 TRACKERS = {"tensorboard": TensorBoardHook, "wandb": WandbHook}
@@ -107,20 +108,22 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: a loss or gradient is not finite.
+            KeyboardInterrupt: on the first SIGINT after the step in progress and a checkpoint, on the second at once.
         """
         try:
-            self._call("before_train")
-            # Random numbers drawn while the loader starts must not change the training.
-            state = random_state()
-            batches = iter(self.loader)
-            set_random_state(state)
-            while self.iteration < self.max_iter:
-                self.step(batches)
-                self._call("after_step")
-            self._call("after_train")
-        except KeyboardInterrupt:
-            self._call("on_interrupt")
-            raise
+            with interrupt_flag() as interrupted:
+                self._call("before_train")
+                # Random numbers drawn while the loader starts must not change the training.
+                state = random_state()
+                batches = iter(self.loader)
+                set_random_state(state)
+                while self.iteration < self.max_iter:
+                    if interrupted.is_set():
+                        self._call("on_interrupt")
+                        raise KeyboardInterrupt
+                    self.step(batches)
+                    self._call("after_step")
+                self._call("after_train")
         finally:
             self._call("close")
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from deepdisc.data.dataset import TileDataset, eval_loader
 from deepdisc.errors import InputError
 from deepdisc.training import evaluate_losses, train
 from deepdisc.training.checkpoint import load_state
-from deepdisc.training.hooks import LogHook
-from deepdisc.training.trainer import TrainingDivergedError, build_trainer, random_state, set_random_state
+from deepdisc.training.interrupt import interrupt_flag
+from deepdisc.training.trainer import Trainer, TrainingDivergedError, build_trainer, random_state, set_random_state
 
 
 def records(folder):
@@ -38,23 +40,21 @@ def assert_same_run(first, second):
         assert states_equal(first[part], second[part]), part
 
 
-class StopAfter(KeyboardInterrupt):
-    """Stands for the user's Ctrl-C."""
-
-
 @pytest.fixture
-def stop_after(monkeypatch):
-    """Interrupt trainings once they have done `iteration` steps, before the checkpoint hook sees that step."""
-    limit = {"iteration": -1}
-    original = LogHook.after_step
+def stop_in(monkeypatch):
+    """Press Ctrl-C `times` times in the middle of the step with this number: losses computed, weights still old."""
+    limit = {"step": -1, "times": 1}
+    original = Trainer._losses
 
-    def after_step(self, trainer):
-        if trainer.iteration == limit["iteration"]:
-            raise StopAfter
-        original(self, trainer)
+    def losses(self, batch):
+        found = original(self, batch)
+        if self.iteration + 1 == limit["step"]:
+            for _ in range(limit["times"]):
+                signal.raise_signal(signal.SIGINT)
+        return found
 
-    monkeypatch.setattr(LogHook, "after_step", after_step)
-    return lambda iteration: limit.update(iteration=iteration)
+    monkeypatch.setattr(Trainer, "_losses", losses)
+    return lambda step, times=1: limit.update(step=step, times=times)
 
 
 def test_the_loss_falls_and_the_files_are_there(blobs, tmp_path):
@@ -69,15 +69,15 @@ def test_the_loss_falls_and_the_files_are_there(blobs, tmp_path):
     assert len(validated) == 4 and validated[-1] < validated[0]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(blobs, tmp_path, stop_after):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(blobs, tmp_path, stop_in):
     train(config(blobs, tmp_path / "whole"))
-    stop_after(7)
-    with pytest.raises(StopAfter):
+    stop_in(7)
+    with pytest.raises(KeyboardInterrupt):
         train(config(blobs, tmp_path / "parts"))
     # Ctrl-C saved where it stopped; a crash would have left model_0000004.pth
     assert load_state(tmp_path / "parts" / "model_0000007.pth")["iteration"] == 7
     (tmp_path / "parts" / "model_0000007.pth").unlink()
-    stop_after(-1)
+    stop_in(-1)
     train(load(tmp_path / "parts" / "config.yaml"), resume=True)
     for name in ("model_final.pth", "model_best.pth", "model_0000008.pth"):
         assert_same_run(tmp_path / "whole" / name, tmp_path / "parts" / name)
@@ -89,14 +89,48 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(blobs, tmp_path, 
     assert parts == whole
 
 
-def test_resuming_from_the_interrupt_is_exact_too(blobs, tmp_path, stop_after):
+def test_resuming_from_the_interrupt_is_exact_too(blobs, tmp_path, stop_in):
     train(config(blobs, tmp_path / "whole"))
-    stop_after(7)
-    with pytest.raises(StopAfter):
+    stop_in(7)
+    with pytest.raises(KeyboardInterrupt):
         train(config(blobs, tmp_path / "parts"))
-    stop_after(-1)
+    stop_in(-1)
     train(config(blobs, tmp_path / "parts"), resume=True)
     assert_same_run(tmp_path / "whole" / "model_final.pth", tmp_path / "parts" / "model_final.pth")
+
+
+def test_a_second_interrupt_aborts_at_once_and_saves_nothing(blobs, tmp_path, stop_in):
+    handler = signal.getsignal(signal.SIGINT)
+    stop_in(7, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(blobs, tmp_path))
+    assert load_state(max(tmp_path.glob("model_0*.pth")))["iteration"] == 4
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_reaches_a_training_that_was_started_with_interrupts_ignored(blobs, tmp_path, stop_in):
+    """As in a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop_in(3)
+        with pytest.raises(KeyboardInterrupt):
+            train(config(blobs, tmp_path))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert load_state(tmp_path / "model_0000003.pth")["iteration"] == 3
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    def enter():
+        with interrupt_flag() as flag:
+            found.append((flag.is_set(), signal.getsignal(signal.SIGINT)))
+
+    found, handler = [], signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [(False, handler)]
 
 
 def test_the_number_of_workers_does_not_change_the_training(blobs, tmp_path):
