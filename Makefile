@@ -26,7 +26,7 @@ bench: $(STAMP)
 	rm -rf bench
 	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground_test.py --output bench/field --seed 777
 	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground.py --output bench/train --seed 1 sky.workers=2
-	$(BIN)/deepdisc predict bench/field/mosaic.yaml --model ugriz_r18 --output bench/pred
+	$(BIN)/deepdisc predict bench/field/mosaic.yaml --model ugriz_r18 --score-threshold 0.05 --output bench/pred
 	$(BIN)/python benchmarks/compare_detection.py bench/field bench/pred/catalog.parquet --output bench
 	$(BIN)/python benchmarks/compare_photoz.py bench/train/recipe.yaml bench/field bench/pred/catalog.parquet --output bench
 	$(BIN)/python benchmarks/memory.py --model ugriz_r18

@@ -31,6 +31,7 @@ PAGE = """<!doctype html>
   table {{ border-collapse: collapse; }}
   td, th {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ccc; }}
   td:first-child, th:first-child {{ text-align: left; }}
+  pre {{ white-space: pre-wrap; }}
   iframe {{ width: 100%; height: 900px; border: 1px solid #ccc; }}
 </style>
 <h1>Pixels in, a photo-z catalogue out</h1>
