@@ -15,6 +15,11 @@ class InputError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that resembles `name` most, or None when nothing does."""
     options = list(options)

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""Writing files so that nothing half-written is ever left behind; reading YAML with errors that say where."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from deepdisc.errors import InputError
+import yaml
+
+from deepdisc.errors import InputError, first_line
+
+# The C loader where there is one: provenance of hundreds of fields takes the Python loader seconds.
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def write_failure(path: Path, error: OSError) -> InputError:
@@ -53,6 +58,29 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_yaml(path: str | os.PathLike, what: str) -> Any:
+    """Read a YAML file (UTF-8) of plain values.
+
+    Args:
+        path: of the file.
+        what: it should be, for the message: "recipe".
+
+    Raises:
+        InputError: it cannot be read, is no text, or no YAML; names the line.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _YAML_LOADER)
+    except OSError as error:
+        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}; check its path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file ({error.reason} at byte {error.start}); give YAML") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise InputError(f"{path}{where}: not valid YAML: {problem}; correct it there") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

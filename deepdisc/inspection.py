@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from deepdisc.errors import InputError
+from deepdisc.files import read_yaml
 
 _CHECKPOINTS = (".pth", ".pkl", ".safetensors")
 _TABLES = (".parquet", ".pq", ".ecsv", ".csv")
@@ -55,10 +56,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "file")
     content = content if isinstance(content, Mapping) else {}
     if isinstance(content.get("bands"), Mapping):
         return _mosaic(path)

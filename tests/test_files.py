@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from deepdisc.errors import InputError
-from deepdisc.files import atomic_path, sha256, write_json, write_text
+from deepdisc.errors import InputError, first_line
+from deepdisc.files import atomic_path, read_yaml, refuse_to_overwrite, sha256, write_json, write_text
 
 
 def test_the_file_appears_only_when_complete(tmp_path):
@@ -46,6 +46,42 @@ def test_a_folder_that_cannot_exist_is_the_users_error(tmp_path):
 def test_json_holds_no_nan(tmp_path):
     write_json(tmp_path / "m.json", {"a": float("nan"), "b": np.float32(1.5), "c": np.arange(2), "d": (1, None)})
     assert json.loads((tmp_path / "m.json").read_text()) == {"a": None, "b": 1.5, "c": [0, 1], "d": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\nb: [1, 2\n", r"f\.yaml, line 3: not valid YAML: .*; correct it there"),
+        (b"a: 1\nb: {c: d: e}\n", r"f\.yaml, line 2: not valid YAML"),
+        (b"a: 2024-13-01\n", r"f\.yaml: not valid YAML: month must be in 1..12"),
+        (b"a: \x00\n", r"f\.yaml: not valid YAML: .*control characters|special characters"),
+        (b"\xff\xfe\x00a", r"f\.yaml is not a text file \(.* at byte 0\); give YAML"),
+        (None, r"cannot read the recipe .*f\.yaml: No such file or directory; check its path"),
+    ],
+)
+def test_what_is_no_yaml_is_named_with_its_line(tmp_path, content, message):
+    path = tmp_path / "f.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_yaml(path, "recipe")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_becomes_plain_values(tmp_path):
+    (tmp_path / "f.yaml").write_text("a: [1, 2.5, null]\nb: {c: ä}\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "f.yaml", "recipe") == {"a": [1, 2.5, None], "b": {"c": "ä"}}
+
+
+def test_nothing_that_exists_is_overwritten(tmp_path):
+    (tmp_path / "there").symlink_to(tmp_path / "nowhere")
+    refuse_to_overwrite([tmp_path / "free"])
+    with pytest.raises(InputError, match=r"there exists already .*choose another --output"):
+        refuse_to_overwrite([tmp_path / "free", tmp_path / "there"])
+
+
+def test_the_first_line_of_an_error_without_a_message_is_its_type():
+    assert first_line(ValueError("one\ntwo")) == "one" and first_line(MemoryError()) == "MemoryError"
 
 
 def test_sha256_of_a_known_text(tmp_path):

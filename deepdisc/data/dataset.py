@@ -17,7 +17,6 @@ import fitsio
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -26,7 +25,8 @@ from deepdisc.data.prepare import SCHEMA_VERSION
 from deepdisc.data.splits import tile_edges
 from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_turns
 from deepdisc.data.truth import to_instances
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
+from deepdisc.files import read_yaml
 
 # Columns of the truth that decide which objects are labelled.
 _NEEDED = ("class_id", "flags", "area_pix")
@@ -41,11 +41,7 @@ def read_description(root: str | Path) -> dict[str, Any]:
     path = Path(root) / "dataset.yaml"
     if not path.is_file():
         raise InputError(f"no data set at {root} (no dataset.yaml); make it: deepdisc prepare RECIPE --output {root}")
-    try:
-        # The C loader where there is one: provenance of hundreds of fields takes the Python loader seconds.
-        description = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    description = read_yaml(path, "data set's description")
     version = description.get("schema_version") if isinstance(description, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}; prepare it anew")
@@ -212,7 +208,7 @@ class TileDataset(Dataset):
                 cubes = [fits[name].read()[self._band_index] for name in ("IMAGE", "VARIANCE", "MASK")]
                 segmentation, ebv = fits["SEGMENTATION"].read(), fits["EBV"].read()
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}; prepare it anew") from error
+            raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
         return cubes[0], cubes[1], cubes[2].astype(bool), segmentation, ebv
 
     def _pixels(self, index: int) -> tuple[np.ndarray, ...]:
@@ -261,7 +257,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}; prepare the data set anew") from error
+        raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare the data set anew") from error
 
 
 # -------------------------------------------------------------------------------------------------------- loading

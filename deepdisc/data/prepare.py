@@ -40,7 +40,7 @@ from deepdisc.data.mosaic import Mosaic
 from deepdisc.data.splits import SPLITS, Area, plan_areas, tile_edges
 from deepdisc.data.truth import EDGE, read_segmentation, read_truth
 from deepdisc.errors import InputError, nearest
-from deepdisc.files import refuse_to_overwrite, sha256, write_failure, write_text
+from deepdisc.files import read_yaml, refuse_to_overwrite, sha256, write_failure, write_text
 
 SCHEMA_VERSION = 1
 DEFAULT_CLASSES = ("galaxy", "star")
@@ -128,20 +128,21 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Read and check a recipe; the paths of its fields become absolute.
 
     Raises:
-        InputError: missing file, not YAML, unknown or missing key, no field, a field named twice.
+        InputError: missing file, not YAML, unknown or missing key, wrong kind of value, no field, a field twice.
     """
     if not path.is_file():
-        raise InputError(f"no recipe at {path}; `deepdisc simulate` writes a recipe.yaml, datasets/ has examples")
-    try:
-        contents = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+        raise InputError(f"no recipe at {path}; `deepdisc simulate` writes one, datasets/README.md describes it")
+    contents = read_yaml(path, "recipe")
     if not isinstance(contents, dict) or not isinstance(contents.get("fields"), list) or not contents["fields"]:
         raise InputError(f"{path}: a recipe needs a list `fields` of entries with mosaic, truth and segmentation")
     known = {"name", "survey", "class_names", "bands", "pixel_scale_arcsec", "fields", "provenance"}
     _check_keys(contents, known, str(path))
     contents.setdefault("name", path.parent.name)
     contents.setdefault("class_names", list(DEFAULT_CLASSES))
+    for key in ("class_names", "bands"):
+        names = contents.get(key, ["any"])
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise InputError(f"{path}: `{key}` is {names!r}; it is a list of names such as [g, r]")
     contents["fields"] = [_read_entry(entry, i, path) for i, entry in enumerate(contents["fields"])]
     names = [entry["name"] for entry in contents["fields"]]
     if len(set(names)) < len(names):
@@ -249,7 +250,7 @@ class _Writer:
     def finish(self, contents: Mapping[str, Any], fields: Sequence[Field], about: Mapping[str, Any]) -> None:
         """Write the tables and dataset.yaml."""
         truth = pd.concat(self.truths, ignore_index=True)
-        known = [name for name in truth if catalog.describe(name) is not None]
+        known = [name for name in truth if catalog.describe(name) is not None and _storable(truth[name])]
         catalog.write_parquet(truth[known], self.folder / "truth.parquet", {"bands": list(self.bands), "frame": "tile"})
         tiles = pd.DataFrame(self.tiles)
         tiles.to_parquet(self.folder / "split.parquet", index=False)
@@ -276,6 +277,11 @@ class _Writer:
             "provenance": provenance,
         }
         write_text(self.folder / "dataset.yaml", yaml.safe_dump(description, sort_keys=False))
+
+
+def _storable(values: pd.Series) -> bool:
+    """False for integer columns that only some fields have: integers cannot be missing."""
+    return np.dtype(catalog.describe(values.name).dtype).kind not in "iu" or values.notna().all()
 
 
 def _foreign_ids(source: Field, area: Area, areas: Sequence[Area], segmentation: np.ndarray) -> np.ndarray:

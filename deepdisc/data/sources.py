@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deepdisc.data.fits_plane import FitsFile, split_extension
 from deepdisc.errors import InputError, nearest
+from deepdisc.files import read_yaml
 
 NOISE_KINDS = ("variance", "rms", "weight")
 BACKGROUNDS = ("none", "subtract")
@@ -145,17 +144,7 @@ def _is_pair(text: Any) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- YAML
 def _from_yaml(path: Path) -> MosaicSource:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; check its path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file ({error.reason} at byte {error.start}); give YAML") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise InputError(f"{path}{where}: not valid YAML: {problem}; correct it there") from error
+    content = read_yaml(path, "mosaic")
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a mosaic.yaml holds keys such as `bands:`, not {type(content).__name__}")
     return _from_mapping(content, os.fspath(path.parent), str(path))

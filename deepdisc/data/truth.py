@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from deepdisc import catalog
 from deepdisc.data.transforms import Sample
-from deepdisc.errors import InputError
+from deepdisc.errors import InputError, first_line
 from deepdisc.sky import edges_to_centers
 from deepdisc.structures import Instances, RegionMasks
 
@@ -44,7 +44,7 @@ def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
             images = [hdu for hdu in fits if hdu.get_exttype() == "IMAGE_HDU" and len(hdu.get_dims()) == 2]
             segmentation = images[0].read() if images else None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as FITS: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: cannot be read as FITS: {first_line(error)}") from error
     if segmentation is None or segmentation.dtype.kind not in "iu":
         raise InputError(f"{path}: holds no 2-d integer image; a segmentation map has one object id per pixel")
     if segmentation.shape != tuple(shape):

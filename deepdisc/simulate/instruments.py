@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import yaml
-
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
+from deepdisc.files import read_yaml
 
 FOLDER = Path(__file__).parent / "data" / "instruments"
 
@@ -54,14 +53,15 @@ class Instrument:
             InputError: no such instrument or band, or the file lacks a number.
         """
         path = _path_of(source)
-        description = yaml.safe_load(path.read_text())
+        description = read_yaml(path, "instrument")
         try:
             scale = float(description["pixel_scale_arcsec"])
             every = {name: _band(name, values) for name, values in description["bands"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             wanted = ", ".join(field.name for field in fields(Band)[1:])
             raise InputError(
-                f"{path}: not an instrument ({error}); it needs pixel_scale_arcsec and, for every band, {wanted}"
+                f"{path}: not an instrument ({first_line(error)}); it needs pixel_scale_arcsec and, for every band, "
+                f"{wanted}"
             ) from error
         chosen = list(every) if bands is None else list(bands)
         for name in chosen:

@@ -183,6 +183,9 @@ def test_bad_truth_is_named(tmp_path, change, message):
     [
         ({"fields": []}, "needs a list `fields`"),
         ({"fields": [{"mosaic": "m.yaml", "truth": "t.parquet"}]}, r"fields\[0\]: `segmentation` is missing"),
+        ({"class_names": "galaxy"}, "`class_names` is 'galaxy'; it is a list of names"),
+        ({"bands": {"g": "g.fits"}}, "`bands` is {'g': 'g.fits'}; it is a list of names"),
+        ({"class_names": []}, r"`class_names` is \[\]; it is a list"),
         ({"feilds": []}, "unknown key 'feilds'; the nearest is 'fields'"),
     ],
 )
@@ -191,6 +194,18 @@ def test_bad_recipes_are_named(tmp_path, recipe, message):
     path.write_text(yaml.safe_dump({"name": "x", "fields": [1]} | recipe))
     with pytest.raises(InputError, match=message):
         prepare(path, tmp_path / "out")
+
+
+def test_integers_that_only_some_fields_have_are_left_out(tmp_path):
+    entries = [
+        blob_sky.write_field(tmp_path / "simulated", shape=(96, 96), count=10, population_row=7),
+        blob_sky.write_field(tmp_path / "real", shape=(96, 96), count=10, seed=1, ra=10.0, hlr_arcsec=0.5),
+    ]
+    recipe = blob_sky.write_recipe(tmp_path, entries)
+    truth = pd.read_parquet(prepare(recipe, tmp_path / "out", fractions={"train": 0.5, "val": 0.5}) / "truth.parquet")
+    assert "population_row" not in truth
+    assert truth[truth.field == "real"].hlr_arcsec.eq(0.5).all()
+    assert truth[truth.field == "simulated"].hlr_arcsec.isna().all()
 
 
 def test_missing_recipe_and_existing_output_are_refused(tmp_path, three_fields):

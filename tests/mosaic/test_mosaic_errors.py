@@ -23,7 +23,7 @@ def test_missing_files_are_named_with_their_band(pair):
     refuse("weight map of band r: the file no.fits does not exist", files, weight={"r": "no.fits"})
     refuse("mask of band g: the file no.fits does not exist", files, mask=["g=no.fits"])
     refuse("mosaic: the file no.fits does not exist", "no.fits")
-    refuse("cannot read no.yaml: No such file", "no.yaml")
+    refuse("cannot read the mosaic no.yaml: No such file", "no.yaml")
 
 
 def test_a_folder_without_yaml_and_a_single_image_say_what_to_give(pair, tmp_path):
@@ -167,7 +167,7 @@ def test_text_named_fits_is_said_to_be_text(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bands: [g", r"mosaic.yaml, line 1: not valid YAML: .*; correct it there"),
+        ("bands: [g", r"mosaic.yaml, line [12]: not valid YAML: .*; correct it there"),
         ("- g", "a mosaic.yaml holds keys such as `bands:`, not list"),
         ("name: x", "`bands:` must map each band to its image"),
         ("bands: {g: g.fits}\npixel_scale: 0.2", "unknown key 'pixel_scale'; did you mean 'pixel_scale_arcsec'?"),

@@ -178,6 +178,9 @@ def test_a_bad_instrument_file_is_named(tmp_path):
     path.write_text("pixel_scale_arcsec: 0.2\nbands:\n  g: {population: g}\n")
     with pytest.raises(InputError, match="camera.yaml: not an instrument .*depth_5sigma"):
         simulate(Sky(instrument=str(path)), tmp_path / "out")
+    path.write_text("bands: [g")
+    with pytest.raises(InputError, match="camera.yaml, line [12]: not valid YAML"):
+        simulate(Sky(instrument=str(path)), tmp_path / "out")
 
 
 def test_a_config_without_a_sky_is_refused(tmp_path):
