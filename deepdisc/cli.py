@@ -322,13 +322,13 @@ def _evaluate(commands) -> None:
     parser.add_argument("pred", type=Path, metavar="PRED", help="catalogue (.parquet, .fits, .ecsv, .csv)")
     parser.add_argument("truth", type=Path, metavar="TRUTH", help="truth catalogue, or a deeper one")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml, for pictures in the report")
+    parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml: pictures, magnitudes in boxes")
     parser.add_argument(
         "--segmentation", action="store_true", help="also score outlines: segmentation.fits beside both"
     )
     parser.add_argument("--compare", type=Path, metavar="CATALOGUE", help="another program's, put beside PRED")
     parser.add_argument("--band", help="band of the magnitudes (default: r, i or the middle one)")
-    parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter true objects are not required")
+    parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter objects are neither required nor false")
     limits = parser.add_mutually_exclusive_group()
     limits.add_argument(
         "--iou-threshold", type=fraction, metavar="X", help="least overlap of matched boxes (default: 0.5)"

@@ -90,9 +90,9 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: in
         groups[f"completeness at equal purity, S/N > {SNR_MIN:g}"] = setting.required & (snr > SNR_MIN)
     for label, chosen in groups.items():
         rows.append(_paired(label, *(result.found[chosen] for result in results), replicates, seed))
-    if setting.fwhm_pix is not None and snr is not None:
-        members = blended_pairs(truth, results[0], setting.fwhm_pix)["members"]
-        both = [result.found[members].all(1) for result in results]
+    pairs = {} if setting.fwhm_pix is None else blended_pairs(truth, results[0], setting.fwhm_pix)
+    if "members" in pairs:
+        both = [result.found[pairs["members"]].all(1) for result in results]
         rows.append(_paired("blended pairs (S/N > 10, < 2 FWHM), both found", *both, replicates, seed))
     completeness = "completeness_snr10" if snr is not None else "completeness"
     curves = {}

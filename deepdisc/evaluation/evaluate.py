@@ -49,7 +49,8 @@ def evaluate(
         max_distance_pix: largest distance for a match by position, pixels, default 2.
         max_distance_arcsec: largest distance on the sky, default 1.
         band: band of the magnitudes; default r, i or the middle one of the truth.
-        mag_limit: true objects fainter than this in `band` are not required.
+        mag_limit: true objects fainter than this in `band` are not required; the detections need `mag_<band>` as well,
+            or a mosaic with that band.
         fwhm_pix: of the PSF, for blended pairs; default from the mosaic.
         pred_segmentation: (h, w) labels = id in `pred`, or a FITS file; with `truth_segmentation`: AP of outlines.
         truth_segmentation: (h, w) labels = id in `truth`, or a FITS file.
@@ -62,7 +63,7 @@ def evaluate(
         `{"detection": {...}, "redshift": {...}, "comparison": {...}}` as in metrics.json, each figure with `_err`.
 
     Raises:
-        InputError: unreadable catalogue, missing columns, unknown band, wrong limit.
+        InputError: unreadable catalogue, missing columns, unknown band, wrong limit, no magnitudes for `mag_limit`.
     """
     pred, setting = prepare(
         pred, truth, mosaic=mosaic, match_by=match_by, iou_threshold=iou_threshold, max_distance_pix=max_distance_pix,

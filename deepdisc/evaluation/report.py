@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from deepdisc import __version__, plots
-from deepdisc.catalog import BOX_COLUMNS
+from deepdisc.catalog import BOX_COLUMNS, POSITION_COLUMNS
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.comparison import format_cell, format_difference
 from deepdisc.evaluation.scoring import Scored, Setting
@@ -165,6 +165,9 @@ def _cards(detection: dict, redshift: dict) -> str:
 def _picture(scored: Scored, setting: Setting, outlines: np.ndarray | None) -> str:
     if setting.mosaic is None:
         return "<h2>The field</h2>" + _paragraph("No picture: no mosaic was given.", "quiet")
+    if not any({*columns} <= set(scored.pred.columns) for columns in (BOX_COLUMNS, POSITION_COLUMNS)):
+        text = "No picture: the catalogue has no positions in pixels, and the mosaic has no WCS."
+        return "<h2>The field</h2>" + _paragraph(text, "quiet")
     part = pixels.picture(setting.mosaic, scored.pred)
     (x0, y0), (h, w) = part.origin, part.image.shape[1:]
     pred, result = scored.pred, scored.assessment

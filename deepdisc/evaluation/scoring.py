@@ -119,6 +119,12 @@ def score(
         band = setting.band if setting.band in list(setting.mosaic.bands) else None
         pred, note = pixels.add_brightness(pred, setting.mosaic, band)
         notes += [note] if note else []
+    if setting.mag_limit is not None and len(pred) and f"mag_{setting.band}" not in pred.columns:
+        raise InputError(
+            f"mag_limit={setting.mag_limit:g}: the detections have no magnitude mag_{setting.band}, so that faint ones "
+            f"cannot be told from false ones; give --mosaic, a mosaic with the band {setting.band!r}, to measure it in "
+            "their boxes"
+        )
     truth = setting.truth
     assessment = Assessor(pred, truth, setting.criterion, **setting.options).assess()
     overlaps = None
@@ -219,10 +225,13 @@ def read_segmentation(source) -> np.ndarray | None:
 
     if not Path(source).is_file():
         raise InputError(f"no segmentation map at {source}; give the segmentation.fits of the catalogue")
-    with fitsio.FITS(str(source)) as fits:
-        for hdu in fits:
-            if hdu.has_data() and hdu.get_exttype() == "IMAGE_HDU":
-                return hdu.read()
+    try:
+        with fitsio.FITS(str(source)) as fits:
+            for hdu in fits:
+                if hdu.has_data() and hdu.get_exttype() == "IMAGE_HDU":
+                    return hdu.read()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read as FITS: {str(error).splitlines()[0]}") from error
     raise InputError(f"{source}: holds no image; give the segmentation.fits of the catalogue")
 
 

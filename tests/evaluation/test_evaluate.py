@@ -190,21 +190,46 @@ def test_catalogues_are_read_from_files(truth, tmp_path):
 def test_truth_of_points_without_redshift_says_so(truth, tmp_path):
     """A deeper catalogue as truth: positions and magnitudes only."""
     points = truth[["x", "y", "mag_r"]]
-    metrics = evaluate(
-        make_prediction(truth), points, tmp_path, band="r", mag_limit=24.0, max_distance_pix=1, replicates=5
-    )
+    pred = make_prediction(truth).merge(truth[["id", "mag_r"]], how="left")
+    metrics = evaluate(pred, points, tmp_path, band="r", mag_limit=24.0, max_distance_pix=1, replicates=5)
     assert metrics["detection"]["matched_by"] == "pixels"
     assert metrics["detection"]["n_truth"] == (truth["mag_r"] < 24).sum()
     assert not metrics["redshift"]["available"] and not metrics["detection"]["boxes"]["available"]
     assert "the truth has no redshifts" in (tmp_path / "report.html").read_text()
 
 
-def test_sky_positions_are_enough(truth):
-    def on_sky(frame):
-        return pd.DataFrame({"ra": 10 + frame["x"] / 18000, "dec": frame["y"] / 18000, "score": 0.5})
+def test_a_magnitude_limit_needs_magnitudes_of_the_detections(truth):
+    pred = make_prediction(truth)
+    with pytest.raises(InputError, match="mag_limit=24: the detections have no magnitude mag_r.* give --mosaic"):
+        evaluate(pred, truth, mag_limit=24.0, replicates=5)
+    with pytest.raises(InputError, match="a mosaic with the band 'z'"):
+        evaluate(pred, truth.assign(mag_z=22.0), band="z", mag_limit=24.0, mosaic=Field(truth), replicates=5)
+    metrics = evaluate(pred, truth, mag_limit=24.0, mosaic=Field(truth), replicates=5)
+    assert metrics["detection"]["n_truth"] > 0
 
+
+@pytest.mark.parametrize("content", [b"no FITS file", b"SIMPLE  =                    T"], ids=["text", "truncated"])
+def test_an_unreadable_segmentation_map_is_named(truth, tmp_path, content):
+    (tmp_path / "segmentation.fits").write_bytes(content)
+    with pytest.raises(InputError, match="segmentation.fits: cannot be read as FITS"):
+        evaluate(make_prediction(truth), truth, pred_segmentation=tmp_path / "segmentation.fits")
+
+
+def on_sky(frame):
+    """The objects as a catalogue that has only sky positions."""
+    return pd.DataFrame({"ra": 10 + frame["x"] / 18000, "dec": frame["y"] / 18000, "score": 0.5, "snr": 50.0})
+
+
+def test_sky_positions_are_enough(truth):
     metrics = evaluate(on_sky(truth), on_sky(truth), replicates=5)
     assert metrics["detection"]["matched_by"] == "sky" and metrics["detection"]["completeness"] == 1.0
+
+
+def test_sky_positions_on_a_mosaic_without_wcs_give_a_report_without_picture_and_pairs(truth, tmp_path):
+    sky = on_sky(truth)
+    metrics = evaluate(sky, sky, tmp_path, mosaic=Field(truth), compare=sky, replicates=5)
+    assert not any("blended" in row["quantity"] for row in metrics["comparison"]["table"])
+    assert "the catalogue has no positions in pixels" in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_in_common_is_an_error(truth):
