@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from deepdisc.data.prepare import prepare
+from deepdisc.data.prepare import prepare, read_recipe
 from deepdisc.data.splits import Area, plan_areas, same_sky, tile_edges
 from deepdisc.data.truth import read_segmentation, read_truth
 from deepdisc.errors import InputError
@@ -206,6 +206,25 @@ def test_integers_that_only_some_fields_have_are_left_out(tmp_path):
     assert "population_row" not in truth
     assert truth[truth.field == "real"].hlr_arcsec.eq(0.5).all()
     assert truth[truth.field == "simulated"].hlr_arcsec.isna().all()
+
+
+def test_the_recipe_that_the_readme_shows_is_one(repository, tmp_path):
+    readme = (repository / "datasets" / "README.md").read_text(encoding="utf-8")
+    (block,) = (part.split("```")[0] for part in readme.split("```yaml\n")[1:] if "\nfields:" in part.split("```")[0])
+    (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert [field["split"] for field in recipe["fields"]] == ["train", "val"]
+    assert set(recipe) == {"name", "survey", "class_names", "bands", "pixel_scale_arcsec", "provenance", "fields"}
+
+
+def test_the_readme_names_what_a_data_set_consists_of(repository, dataset):
+    section = (repository / "datasets" / "README.md").read_text(encoding="utf-8").split("## A data set of tiles")[1]
+    columns = pd.read_parquet(dataset / "split.parquet").columns
+    about = yaml.safe_load((dataset / "dataset.yaml").read_text())
+    for name in (*pixels(dataset, "tiles/00000.fits"), *columns, *about, *about["normalisation"]["r"]):
+        assert f"`{name}`" in section, name
+    for name in dataset.iterdir():
+        assert f"`{name.name}" in section, name
 
 
 def test_missing_recipe_and_existing_output_are_refused(tmp_path, three_fields):
