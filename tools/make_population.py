@@ -4,7 +4,9 @@ Colours and redshifts of galaxies are CosmoDC2's, their shapes those of the CatS
 redshift, stars are CatSim's; deepdisc/simulate/data/README.md says where these come from. Run once, from the root of
 the repository:
 
-    python tools/make_population.py ../shared/data/catalogues/sim_inputs deepdisc/simulate/data/population.parquet
+    python tools/make_population.py FOLDER deepdisc/simulate/data/population.parquet
+
+FOLDER holds cosmodc2_100k_ugrizy_z.fits.gz, catsim_onedegsq_10k.fits.gz and lsst_stars_med_june2018.fits.gz.
 """
 
 import argparse

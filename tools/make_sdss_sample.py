@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import fitsio
@@ -29,6 +30,7 @@ from deepdisc.photometry import njy_from_mag
 from deepdisc.sky import PixelGrid
 
 BANDS = "ugriz"
+COADD, SINGLE = "coadd_catalog_94_1_12.fits", "photoObj-000094-1-0012.cut.fits"
 # y0, x0, height, width: richest in r < 20.5 objects among the windows of this size that all five bands cover.
 WINDOW = (960, 784, 512, 512)
 # Noise over quantisation step. 8 costs 0.1 % of the noise (1/12/64 of the variance) and 1.1 MB for all bands.
@@ -44,19 +46,37 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("datasets/sdss_sample"))
     parser.add_argument("--window", type=int, nargs=4, default=WINDOW, metavar=("Y0", "X0", "HEIGHT", "WIDTH"))
     args = parser.parse_args(arguments)
-    y0, x0, *shape = args.window
-    if not (args.folder / "coadd_catalog_94_1_12.fits").is_file():
-        raise InputError(f"{args.folder} does not hold coadd_catalog_94_1_12.fits; see the head of this script")
+    try:
+        make_sample(args.folder, args.output, args.window)
+    except InputError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def make_sample(folder: Path, output: Path, window: Sequence[int]) -> None:
+    """Write the images, mosaic.yaml and truth of a window.
+
+    Args:
+        folder: with the files that the head of this script names.
+        output: folder to write.
+        window: y0, x0, height, width in pixels of the r band.
+
+    Raises:
+        InputError: a file is missing or cannot be read or written.
+    """
+    y0, x0, *shape = window
+    for name in (COADD, SINGLE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} does not hold {name}; see the head of this script")
     with tempfile.TemporaryDirectory() as scratch:
-        frames = {band: str(args.folder / f"frame-{band}-000094-1-0012.fits.bz2") for band in BANDS}
+        frames = {band: str(folder / f"frame-{band}-000094-1-0012.fits.bz2") for band in BANDS}
         with Mosaic.open(regrid(frames, scratch, "r")) as mosaic:
             cutout = mosaic.read(y0, x0, y0 + shape[0], x0 + shape[1])
             grid = mosaic.grid.cutout(y0, x0, tuple(shape))
     bands = {}
-    single = Table.read(args.folder / "photoObj-000094-1-0012.cut.fits")
+    single = Table.read(folder / SINGLE)
     for channel, band in enumerate(BANDS):
         good = ~cutout.mask[channel]
-        write_band(args.output / f"{band}.fits", band, np.where(good, cutout.image[channel], np.nan), grid)
+        write_band(output / f"{band}.fits", band, np.where(good, cutout.image[channel], np.nan), grid)
         bands[band] = {
             "image": f"{band}.fits",
             "variance": float(f"{np.median(cutout.variance[channel][good]):.4g}"),
@@ -65,9 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
         }
     ebv = float(np.median(single["EXTINCTION"][:, BANDS.index("r")])) / EXTINCTION_R_PER_EBV
     content = {"name": "sdss_run94_camcol1_field12", "ebv": round(ebv, 4), "bands": bands}
-    write_text(args.output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
-    truth = make_truth(Table.read(args.folder / "coadd_catalog_94_1_12.fits"), grid)
-    catalog.write_parquet(truth, args.output / "truth.parquet")
+    write_text(output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
+    truth = make_truth(Table.read(folder / COADD), grid)
+    catalog.write_parquet(truth, output / "truth.parquet")
 
 
 def write_band(path: Path, band: str, pixels: np.ndarray, grid: PixelGrid) -> None:

@@ -1,5 +1,8 @@
 """The committed real field opens, and its truth lies on its objects."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -55,3 +58,10 @@ def test_truth_positions_and_magnitudes_agree_with_the_pixels(sample):
     assert len(offsets) >= 10
     assert np.abs(np.median(offsets, axis=0)).max() < 0.1  # half a pixel would show
     assert np.median(differences) == pytest.approx(0.08, abs=0.08)
+
+
+def test_the_script_says_in_one_line_what_is_missing(repository, tmp_path):
+    script = repository / "tools" / "make_sdss_sample.py"
+    ran = subprocess.run([sys.executable, script, tmp_path / "none"], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1
+    assert "does not hold coadd_catalog_94_1_12.fits" in ran.stderr
