@@ -65,7 +65,6 @@ setup(
         "pandas>=2.2",
         "pyarrow>=17",
         "pycocotools>=2.0.8",
-        "opencv-python-headless>=4.10",
         "safetensors>=0.4.5",
         "matplotlib>=3.9",
         "rich>=13",
