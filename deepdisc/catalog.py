@@ -6,6 +6,7 @@ Every column that the program writes is described here once: name, type, unit, m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +61,7 @@ FLAGS = {
         Flag(2, "MASKED", "some pixels of the outline are masked in at least one band"),
         Flag(3, "NO_COVERAGE", "at least one band has no valid pixel in the outline"),
         Flag(4, "BLENDED", "the outline overlaps or touches another object's"),
-        Flag(5, "SATURATED", "contains saturated pixels"),
+        Flag(5, "SATURATED", "truth only: contains saturated pixels"),
         Flag(6, "NO_REDSHIFT", "no redshift was estimated"),
         Flag(7, "FAINT", "truth only: below the signal-to-noise that training labels require"),
     )
@@ -179,15 +180,22 @@ class ParquetStream:
     Example:
         with ParquetStream(path, ["id", "x", "y"], {"bands": ["g", "r"]}) as stream:
             stream.append(frame)
+
+    Raises:
+        InputError: the file cannot be written; nothing is left of it.
     """
 
     def __init__(self, path: str | os.PathLike, columns: Sequence[str], metadata: Mapping[str, object] | None = None):
         self.schema = arrow_schema(columns, metadata)
         self.rows = 0
-        self._atomic = atomic_path(path)
+        self._path = path
 
     def __enter__(self) -> ParquetStream:
-        self._writer = pq.ParquetWriter(self._atomic.__enter__(), self.schema, compression="zstd")
+        # The file's end is written when the writer is closed: that, too, may fail, and must before the renaming.
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._writer = stack.enter_context(pq.ParquetWriter(temporary, self.schema, compression="zstd"))
+            self._open = stack.pop_all()
         return self
 
     def append(self, frame: pd.DataFrame) -> None:
@@ -196,8 +204,7 @@ class ParquetStream:
         self.rows += len(frame)
 
     def __exit__(self, kind, error, trace) -> bool | None:
-        self._writer.close()
-        return self._atomic.__exit__(kind, error, trace)
+        return self._open.__exit__(kind, error, trace)
 
 
 def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:

@@ -1,5 +1,8 @@
 """The schema, the flags, and catalogues on disk."""
 
+import errno
+import os
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -61,6 +64,17 @@ def test_stream_equals_one_write_and_leaves_nothing_when_it_fails(tmp_path):
         stream.append(frame[:2])
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"]
+
+
+@pytest.mark.parametrize("method", ["write_table", "close"])
+def test_a_full_disk_is_an_input_error_and_leaves_nothing(tmp_path, monkeypatch, method):
+    def full(writer, *args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq.ParquetWriter, method, full)
+    with pytest.raises(InputError, match="cannot write .*c.parquet: No space left on device"):
+        catalog.write_parquet(example(), tmp_path / "c.parquet")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sentinels_of_other_programs_become_nan_only_where_they_are_measured(tmp_path):
