@@ -55,11 +55,6 @@ def nonempty(boxes: Tensor, threshold: float = 0.0) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0] > threshold) & (boxes[:, 3] - boxes[:, 1] > threshold)
 
 
-def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Boxes in an image that was resized by (scale_x, scale_y)."""
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-
-
 def sample_map(value: Tensor | float, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Values (N,) at the box centres of a quantity that varies slowly over an image (E(B-V), say).
 

@@ -13,14 +13,16 @@ class Head(nn.Module):
     """A quantity measured on regions of interest.
 
     `features` is the dict of the batch's maps (N, C, H/s, W/s): "p2", "p3", ... (stride s = 2**level) from the
-    backbone, and "image" (s = 1), the normalised and zero-padded images themselves. `instances` holds one `Instances`
-    per image. Boxes are in the pixels of the (unpadded) image, pixel-edge coordinates.
+    backbone; "image" (s = 1), the normalised and zero-padded images themselves; and, where the detector has a stretch,
+    the pixels as they were measured: "flux" (nJy), "variance" (nJy^2) and "valid" (bool), each (N, C, H, W).
+    `instances` holds one `Instances` per image. Boxes are in the pixels of the (unpadded) image, pixel-edge
+    coordinates.
 
     Attributes:
         columns: names of the catalogue columns this head adds; rows of the schema in `deepdisc.catalog`.
     """
 
-    columns: ClassVar[list[str]] = []
+    columns: ClassVar[tuple[str, ...]] = ()
 
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """Return the named losses, each a scalar.

@@ -25,11 +25,12 @@ class AperturePhotometry(nn.Module):
     Args:
         num_bands: C.
         sigmas_pix: widths of the Gaussian apertures, in pixels.
-        window: S, side of the window cut out around the object.
+        window: S, side of the window cut out around the object, odd: it has a middle pixel.
     """
 
     def __init__(self, num_bands: int, sigmas_pix: tuple[float, ...] = (1.5, 2.5, 4.0), window: int = 21):
         super().__init__()
+        assert window % 2, f"window={window} has no middle pixel"
         self.num_bands = num_bands
         self.window = window
         self.sigmas_pix = tuple(sigmas_pix)

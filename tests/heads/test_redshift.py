@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepdisc.catalog import SCHEMA
 from deepdisc.detector.pooling import ROIPooler
 from deepdisc.heads.photometry import AperturePhotometry
 from deepdisc.heads.redshift import RedshiftHead
+from deepdisc.inference.tabulate import redshift_columns
 from deepdisc.structures import Instances
 
 
@@ -99,6 +101,18 @@ def test_reddening_is_an_input():
     dusty.ebv = dusty.ebv + 1.0
     a, b = (head.forward(maps, [item], "proposal_boxes").component_mean for item in (clear, dusty))
     assert not torch.allclose(a, b)
+
+
+def test_the_head_names_the_columns_that_the_catalogue_gets():
+    with torch.no_grad():
+        found = make_head().predict(features(1), [objects(2, [True, True], "pred_boxes")])
+    made = redshift_columns(found[0].pred_redshift)
+    assert sorted(made) == sorted(RedshiftHead.columns) and set(made) <= set(SCHEMA)
+
+
+def test_a_window_without_a_middle_pixel_is_refused():
+    with pytest.raises(AssertionError, match="window=20 has no middle pixel"):
+        AperturePhotometry(3, window=20)
 
 
 def gaussian_source(x: float, y: float, sigma: float, flux, size: int = 64) -> torch.Tensor:
