@@ -54,7 +54,7 @@ def truth_of(objects):
 @st.composite
 def skies(draw, largest_share=1.0, min_overlap=2):
     """A mosaic, its tiles, and boxes no larger than `largest_share` of the overlap; many lie in heaps."""
-    overlap = 2 * draw(st.integers((min_overlap + 1) // 2, 14))
+    overlap = draw(st.integers(min_overlap, 28))
     step = draw(st.integers(1, 40))
     tile = overlap + step
     offset = (draw(st.integers(0, step - 1)), draw(st.integers(0, step - 1)))
