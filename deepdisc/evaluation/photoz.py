@@ -32,7 +32,7 @@ def scaled_difference(z_phot: np.ndarray, z_true: np.ndarray) -> np.ndarray:
 
 
 def point_metrics(z_phot: np.ndarray, z_true: np.ndarray) -> dict[str, float]:
-    """bias, sigma_nmad, sigma_iqr, eta_15, eta_iqr and rms of point estimates (N,); NaN for N = 0.
+    """bias, sigma_nmad, sigma_iqr, eta_15 and eta_iqr of point estimates (N,); NaN for N = 0.
 
     bias = median d; sigma_NMAD = 1.4826 median|d - median d|; sigma_IQR = IQR / 1.349; eta_15 = P(|d| > 0.15);
     eta_IQR = P(|d| > max(0.06, 3 sigma_IQR)) (the convention of RAIL and of Merz et al. 2026).
