@@ -275,6 +275,7 @@ def test_an_incomplete_entry_is_named(zoo):
 
 
 def test_every_shipped_model_is_intact_and_loads():
+    assert model_zoo.entries(), "no model is shipped"
     for name, entry in model_zoo.entries().items():
         assert model_zoo.verify(name).stat().st_size < 20e6
         model, cfg = load_model(name)
