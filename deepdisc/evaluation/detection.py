@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from deepdisc.catalog import BOX_COLUMNS, FLAGS
 from deepdisc.evaluation.average_precision import average_precision
-from deepdisc.evaluation.bootstrap import bootstrap, fraction, with_errors
+from deepdisc.evaluation.bootstrap import fraction, with_errors
 from deepdisc.evaluation.match import Criterion, Pairs, assign, box_overlaps, common_groups
 
 SNR_MIN = 10.0
@@ -330,8 +330,8 @@ def score_detections(
         interval = fraction(success)
         result[name], result[f"{name}_n"] = interval["value"], interval["n"]
         result[f"{name}_low"], result[f"{name}_high"] = interval["low"], interval["high"]
-        result[f"{name}_err"] = _spread(success, replicates, seed)
-    result.update(_bright(truth, assessment, replicates, seed))
+        result[f"{name}_err"] = interval["err"]
+    result.update(_bright(truth, assessment))
     result["by_magnitude"] = _by(pred, truth, assessment, magnitude, None)
     result["by_snr"] = _by(pred, truth, assessment, "snr", np.array(SNR_EDGES))
     result["by_class"] = _by_class(truth, assessment)
@@ -358,13 +358,7 @@ def score_detections(
     return result
 
 
-def _spread(success: np.ndarray, replicates: int, seed: int) -> float:
-    if len(success) == 0:
-        return float("nan")
-    return float(np.std(bootstrap(lambda s: {"f": s.mean()}, success, replicates=replicates, seed=seed)["f"], ddof=1))
-
-
-def _bright(truth: pd.DataFrame, assessment: Assessment, replicates: int, seed: int) -> dict:
+def _bright(truth: pd.DataFrame, assessment: Assessment) -> dict:
     snr = column(truth, "snr")
     success = assessment.found[assessment.required & (snr > SNR_MIN)] if snr is not None else np.zeros(0, bool)
     interval = fraction(success)
@@ -373,7 +367,7 @@ def _bright(truth: pd.DataFrame, assessment: Assessment, replicates: int, seed: 
         "completeness_snr10_n": interval["n"],
         "completeness_snr10_low": interval["low"],
         "completeness_snr10_high": interval["high"],
-        "completeness_snr10_err": _spread(success, replicates, seed),
+        "completeness_snr10_err": interval["err"],
     }
 
 
