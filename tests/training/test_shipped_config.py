@@ -59,7 +59,7 @@ def test_a_minute_of_training_finds_the_objects_and_their_redshifts(tmp_path):
     truth = sample["instances"]
     with torch.no_grad():
         found = model([sample])[0]["instances"]
-    found = found[found.scores > 0.5]
+    found = found[found.scores > 0.7]
     overlap, match = box_iou(truth.gt_boxes, found.pred_boxes).max(dim=1)
     assert (overlap > 0.5).float().mean() > 0.9
     assert len(found) < 1.1 * len(truth)
