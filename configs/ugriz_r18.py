@@ -37,8 +37,9 @@ model.proposal_generator.anchor_generator.sizes = [[5.0, 8.0], [12.0, 18.0], [25
 model.proposal_generator.anchor_generator.aspect_ratios = [1.0]
 model.proposal_generator.head.num_anchors = 2
 model.proposal_generator.anchor_matcher.thresholds = [0.3, 0.6]
-model.proposal_generator.pre_nms_topk = [1000, 2000]
-model.proposal_generator.post_nms_topk = [500, 1000]
+# Per image: the larger budget is that of prediction, whose tiles are 16 times the area of a training crop.
+model.proposal_generator.pre_nms_topk = [1000, 8000]
+model.proposal_generator.post_nms_topk = [500, 4000]
 
 model.roi_heads.batch_size_per_image = 128
 model.roi_heads.positive_fraction = 0.4
@@ -46,7 +47,7 @@ model.roi_heads.box_pooler.in_features = _maps
 model.roi_heads.box_head.fc_dim = 256
 # About 98 % of such a catalogue is real; `predict --score-threshold 0.05` lists the doubtful ones too.
 model.roi_heads.box_predictor.test_score_thresh = 0.5
-model.roi_heads.box_predictor.test_topk_per_image = 600
+model.roi_heads.box_predictor.test_topk_per_image = 3000
 model.roi_heads.box_predictor.one_class_per_object = True
 model.roi_heads.mask_head.conv_dim = 64
 model.roi_heads.mask_head.num_conv = 2

@@ -7,11 +7,14 @@ Heavy modules are imported inside the handlers, so that `deepdisc --help` answer
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deepdisc import __version__
@@ -29,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(exit_.code or 0)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return args.run(args)
+        with _terminated_like_interrupted():
+            return args.run(args)
     except InputError as error:
         print(f"deepdisc: error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT
@@ -43,6 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"deepdisc {__version__}: a fault of deepdisc; please report it with the lines above", file=sys.stderr)
         return FAULT
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which batch systems end a job, clean up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints a mistake as one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(WRONG_INPUT, f"deepdisc: error: {message}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -59,7 +83,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deepdisc",
         description="Pixels in, a photo-z catalogue out: find, separate and measure the galaxies of a mosaic.",
         epilog="`deepdisc COMMAND --help` shows an example of each command.",

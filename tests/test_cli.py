@@ -1,6 +1,7 @@
 """The command line: what it parses, which function it calls, which exit code comes out."""
 
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -111,6 +112,19 @@ def test_exit_codes(raised, code, message, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert ("Traceback" in error) == (code == 1)
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    assert cli.main(["predict", "m.yaml", "--model", "x", "--output", "y", "--tile-size", "0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("deepdisc: error: argument --tile-size") and error.count("\n") == 1
+
+
+def test_sigterm_ends_like_ctrl_c_and_the_handler_is_restored(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "run_inspect", lambda args: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["inspect", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_wrong_config_is_one_line_and_exit_code_2(tmp_path, capsys):

@@ -30,6 +30,9 @@ _WCS_KEYWORD = re.compile(
     r"|EQUINOX|EPOCH|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+)"
 )
 
+# From MJy (-6) to the counts of a long exposure on a large telescope.
+ZERO_POINT_RANGE = (-50.0, 60.0)
+
 
 @dataclass(frozen=True)
 class Sky:
@@ -93,6 +96,12 @@ class Band:
         header = self._image.header
         self.grid = _grid(header, self._image, pixel_scale_arcsec)
         self.zero_point = self._find_zero_point(header)
+        low, high = ZERO_POINT_RANGE
+        if not low <= self.zero_point <= high:
+            raise InputError(
+                f"band {source.name}: the zero point is {self.zero_point:g}; an AB magnitude of one image unit is "
+                f"{low} to {high}: correct --zero-point, `zero_point:` in mosaic.yaml, or the header"
+            )
         self.noise_from = source.noise_kind or "estimated"
         self._noise = source.noise
         if isinstance(source.noise, str):

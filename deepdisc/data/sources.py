@@ -161,6 +161,9 @@ def _from_mapping(content: Mapping[str, Any], folder: str, label: str) -> Mosaic
     default_scale = content.get("weight_scale")
     found = [_band(str(name), value, default_scale, folder, f"{label}: band {name}") for name, value in bands.items()]
     ebv = content.get("ebv")
+    metadata = content.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InputError(f"{label}: metadata is {metadata!r}; it is a mapping of keys to values")
     return MosaicSource(
         name=str(content.get("name") or (Path(folder).resolve().name if folder else "mosaic")),
         bands=tuple(found),
@@ -168,7 +171,7 @@ def _from_mapping(content: Mapping[str, Any], folder: str, label: str) -> Mosaic
         ebv=_located(ebv, folder) if isinstance(ebv, str) else _optional_number(content, "ebv", label),
         background=background,
         label=label,
-        metadata=dict(content.get("metadata") or {}),
+        metadata=dict(metadata),
     )
 
 
@@ -193,7 +196,7 @@ def _band(name: str, value: Any, default_scale: Any, folder: str, label: str) ->
         raise InputError(f"{label}: plane is {plane!r}; it is a whole number, 0 for the first")
     return BandSource(
         name=name,
-        image=_located(os.fspath(value["image"]), folder),
+        image=_located(value["image"], folder),
         plane=plane,
         noise_kind=kinds[0] if kinds else None,
         noise=noise,

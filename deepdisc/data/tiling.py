@@ -52,6 +52,9 @@ class Tile:
         )
 
 
+LARGEST_TILE = 32768  # nine such bands with their variances take 80 GB: what lies above is a slip of the finger
+
+
 def grid(shape: tuple[int, int], tile: int, overlap: int, offset: tuple[int, int] = (0, 0)) -> list[Tile]:
     """Tiles of `tile` x `tile` pixels that cover a mosaic, in row-major order.
 
@@ -64,10 +67,10 @@ def grid(shape: tuple[int, int], tile: int, overlap: int, offset: tuple[int, int
     Raises:
         InputError: a number is out of range.
     """
-    if tile < 1:
-        raise InputError(f"tile={tile}: a tile has at least 1 pixel; 512 is usual")
+    if not 1 <= tile <= LARGEST_TILE:
+        raise InputError(f"tile={tile}: a tile has 1 to {LARGEST_TILE} pixels on a side; 512 is usual")
     if not 0 <= overlap < tile:
-        raise InputError(f"overlap={overlap}: must be at least 0 and less than tile={tile}; 128 is usual")
+        raise InputError(f"overlap={overlap}: must be at least 0 and less than tile={tile}; {tile // 4} is usual")
     for value in offset:
         if not 0 <= value < tile - overlap:
             raise InputError(f"offset={offset}: each must be in 0..{tile - overlap - 1} (tile - overlap - 1)")

@@ -319,4 +319,7 @@ def export_safetensors(model: nn.Module, cfg: DictConfig, path: str | Path, **ab
         **about,
     }
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:  # a full disk, not an OSError there
+            raise OSError(str(error)) from error

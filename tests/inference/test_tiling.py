@@ -43,7 +43,13 @@ def test_a_mosaic_one_pixel_wider_than_the_tiles_gets_one_more(width, count):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 0), "tile=0"), ((8, 8), "overlap=8"), ((8, -1), "overlap=-1"), ((8, 2, (6, 0)), r"offset=\(6, 0\)")],
+    [
+        ((0, 0), "tile=0"),
+        ((10**8, 0), "tile=100000000"),
+        ((8, 8), "overlap=8"),
+        ((8, -1), "overlap=-1"),
+        ((8, 2, (6, 0)), r"offset=\(6, 0\)"),
+    ],
 )
 def test_impossible_layouts_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):

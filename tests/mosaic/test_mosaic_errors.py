@@ -135,6 +135,11 @@ def test_no_zero_point_anywhere(tmp_path):
     refuse("'furlong' is no flux unit; give for example nJy", {"a": tmp_path / "a.fits"}, zero_points="furlong")
 
 
+@pytest.mark.parametrize("zero_point", [float("nan"), float("inf"), -500.0, 1e9])
+def test_a_zero_point_that_no_image_has(pair, zero_point):
+    refuse("the zero point is .*; .* -50.0 to 60.0: correct --zero-point", pair[0], zero_points=zero_point)
+
+
 def test_no_wcs_and_no_pixel_scale(tmp_path):
     write(tmp_path / "a.fits", np.ones((9, 9), np.float32), header=None)
     refuse(
@@ -183,6 +188,8 @@ def test_text_named_fits_is_said_to_be_text(tmp_path):
         ("bands: {g: {image: g.fits, plane: one}}", "plane is 'one'; it is a whole number"),
         ("bands: {g: {image: g.fits, mask_bits: [a]}}", "mask_bits is .* it is a list of bit numbers"),
         ("bands: {g: {image: g.fits, weight_scale: big}}", "weight_scale is 'big'; it must be a positive number"),
+        ("bands: {g: {image: 3}}", "3 is not a file name"),
+        ("bands: {g: g.fits}\nmetadata: abc", "metadata is 'abc'; it is a mapping of keys to values"),
         ("bands: {g: g.fits}\nbackground: maybe", "background is 'maybe'; it is one of none, subtract"),
     ],
 )

@@ -182,6 +182,16 @@ def test_an_exported_model_is_loaded_with_its_config(model, cfg, tmp_path):
     assert about["bands"] == "g,r" and about["pixel_scale_arcsec"] == "0.2" and about["training_set"] == "blobs"
 
 
+def test_a_full_disk_while_exporting_is_the_users_error(model, cfg, tmp_path, monkeypatch):
+    def full(*args):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(InputError, match="cannot write .*a.safetensors: No space left"):
+        export_safetensors(model, cfg, tmp_path / "a.safetensors")
+    assert not list(tmp_path.glob("*a.safetensors"))
+
+
 def test_damaged_weights_are_noticed(model, cfg, tmp_path):
     path = tmp_path / "a.safetensors"
     export_safetensors(model, cfg, path)
