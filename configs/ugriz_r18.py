@@ -45,7 +45,7 @@ model.roi_heads.batch_size_per_image = 128
 model.roi_heads.positive_fraction = 0.4
 model.roi_heads.box_pooler.in_features = _maps
 model.roi_heads.box_head.fc_dim = 256
-# About 98 % of such a catalogue is real; `predict --score-threshold 0.05` lists the doubtful ones too.
+# 96 % of such a catalogue is real; `predict --score-threshold 0.05` lists the doubtful ones too.
 model.roi_heads.box_predictor.test_score_thresh = 0.5
 model.roi_heads.box_predictor.test_topk_per_image = 3000
 model.roi_heads.box_predictor.one_class_per_object = True
