@@ -10,7 +10,7 @@ from deepdisc.data.prepare import prepare
 from deepdisc.model_zoo import load_model
 from deepdisc.structures import box_iou
 from deepdisc.training import train
-from deepdisc.training.trainer import build_trainer
+from deepdisc.training.run import build_trainer
 
 SMALL = ["bands=[g,r]", "data.crop_size=64", "data.batch_size=2", "train.device=cpu"]
 

@@ -16,7 +16,9 @@ from deepdisc.errors import InputError
 from deepdisc.training import evaluate_losses, train
 from deepdisc.training.checkpoint import load_state
 from deepdisc.training.interrupt import interrupt_flag
-from deepdisc.training.trainer import Trainer, TrainingDivergedError, build_trainer, random_state, set_random_state
+from deepdisc.training.randomness import random_state, set_random_state
+from deepdisc.training.run import build_trainer
+from deepdisc.training.trainer import Trainer, TrainingDivergedError
 
 
 def records(folder):
