@@ -36,7 +36,7 @@ def test_every_help_has_an_example_that_parses(command, capsys):
     for example in examples:
         program, *arguments = shlex.split(example)
         assert program == "deepdisc"
-        assert cli.parse(arguments).run is getattr(cli, f"run_{command}")
+        assert cli.parse(arguments).run.__name__ == f"run_{command}"
 
 
 def test_version(capsys):
@@ -107,7 +107,7 @@ def test_exit_codes(raised, code, message, monkeypatch, capsys):
     def fail(args):
         raise raised
 
-    monkeypatch.setattr(cli, "run_inspect", fail)
+    monkeypatch.setattr("deepdisc.commands.fields.run_inspect", fail)
     assert cli.main(["inspect", "x"]) == code
     error = capsys.readouterr().err
     assert message in error
@@ -122,7 +122,7 @@ def test_a_wrong_flag_is_one_line(capsys):
 
 def test_sigterm_ends_like_ctrl_c_and_the_handler_is_restored(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "run_inspect", lambda args: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("deepdisc.commands.fields.run_inspect", lambda args: signal.raise_signal(signal.SIGTERM))
     assert cli.main(["inspect", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
 

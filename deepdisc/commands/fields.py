@@ -1,0 +1,76 @@
+"""What there is before any model: synthetic fields, other pixel grids, a look at a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deepdisc.commands.command import DONE, add_overrides, command, print_yaml
+
+
+def add_simulate(commands) -> None:
+    """Add `deepdisc simulate`."""
+    parser = command(
+        commands,
+        "simulate",
+        run_simulate,
+        "draw synthetic mosaics with their truth (extra: sim)",
+        "deepdisc simulate --config-file configs/sky/demo.py --output sky --seed 7 sky.shape=[256,256]",
+        "Each field: mosaic.yaml, one FITS file per band, segmentation.fits, truth.parquet; and one recipe.yaml.",
+    )
+    parser.add_argument("--config-file", "--config", required=True, metavar="FILE", help="e.g. configs/sky/demo.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    add_overrides(parser)
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    """`deepdisc simulate`."""
+    from deepdisc.config import load
+    from deepdisc.simulate import simulate
+
+    for folder in simulate(load(args.config_file, args.overrides), args.output, seed=args.seed):
+        print(folder)
+    return DONE
+
+
+def add_regrid(commands) -> None:
+    """Add `deepdisc regrid`."""
+    parser = command(
+        commands,
+        "regrid",
+        run_regrid,
+        "bring the bands of a mosaic onto one pixel grid (extra: regrid)",
+        "deepdisc regrid g=g.fits Ks=ks.fits --reference g --output regridded",
+    )
+    parser.add_argument("mosaic", nargs="+", metavar="MOSAIC", help="a mosaic.yaml or BAND=FILE ...")
+    parser.add_argument("--reference", metavar="BAND", help="the pixel grid to use (default: the first band)")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+
+
+def run_regrid(args: argparse.Namespace) -> int:
+    """`deepdisc regrid`."""
+    from deepdisc.data.regrid import regrid
+
+    print(regrid(args.mosaic, args.output, reference=args.reference))
+    return DONE
+
+
+def add_inspect(commands) -> None:
+    """Add `deepdisc inspect`."""
+    parser = command(
+        commands,
+        "inspect",
+        run_inspect,
+        "say what a file is: mosaic, catalogue, config, checkpoint, data set",
+        "deepdisc inspect sky/mosaic.yaml",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH")
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """`deepdisc inspect`."""
+    from deepdisc.inspection import inspect
+
+    print_yaml(inspect(args.path))
+    return DONE
