@@ -11,58 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepdisc.backbones.layers import ConvNorm, freeze, recomputed
 from deepdisc.errors import InputError
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-
-
-class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics and affine parameters are fixed buffers."""
-
-    def __init__(self, num_features: int, eps: float = 1e-5):
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        # so that a fresh layer is the identity: var + eps = 1
-        self.register_buffer("running_var", torch.ones(num_features) - eps)
-
-    @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
-        """Freeze a batch norm at its present statistics."""
-        frozen = cls(norm.num_features, norm.eps)
-        frozen.load_state_dict({name: getattr(norm, name).detach() for name in frozen.state_dict()})
-        return frozen.to(norm.weight.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W)."""
-        if not x.requires_grad:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        # F.batch_norm would keep what it needs for gradients of the affine parameters, which do not learn
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[None, :, None, None].to(x.dtype) + shift[None, :, None, None].to(x.dtype)
-
-
-NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
-
-
-class ConvNorm(nn.Conv2d):
-    """Convolution without bias, followed by a norm held inside it (`conv1.norm.weight` in the state dict)."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, norm: str = "FrozenBN"):
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
-        if norm not in NORMS:
-            raise InputError(f"norm={norm!r} is not a norm of the ResNet: choose one of {', '.join(NORMS)}")
-        self.norm = NORMS[norm](out_channels)
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalise (N, C, H, W)."""
-        return self.norm(super().forward(x))
 
 
 class Stem(nn.Module):
@@ -142,6 +94,7 @@ class ResNet(nn.Module):
         stride_in_1x1: bool = True,
         norm: str = "FrozenBN",
         freeze_at: int = 0,
+        checkpoint_activations: bool = False,
     ):
         """Build the network.
 
@@ -153,17 +106,19 @@ class ResNet(nn.Module):
                 depth 50 and 101.
             stem_max_pool: with (stride 4) or without (stride 2) the stem's max-pool.
             stride_in_1x1: see `BottleneckBlock`.
-            norm: "FrozenBN" for pretrained weights, "BN" for training from scratch.
-            freeze_at: number of parts, counted from the stem (1), that do not learn; 0 = all learn.
+            norm: "FrozenBN" for pretrained weights, "BN" or "GN" for training from scratch (see `layers.make_norm`).
+            freeze_at: number of parts, counted from the stem (1), that do not learn; 0 = all learn, 5 = none.
+            checkpoint_activations: compute each block anew in the backward pass instead of keeping its maps.
 
         Raises:
-            InputError: `depth` or `norm` is not one of those above.
+            InputError: `depth`, `norm` or `freeze_at` is not one of those above.
         """
         super().__init__()
         if depth not in BLOCKS_PER_STAGE:
             raise InputError(f"depth={depth} is not a ResNet: choose one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
         block = BottleneckBlock if depth >= 50 else BasicBlock
         self.in_channels = in_channels
+        self.checkpoint_activations = checkpoint_activations
         self.stem = Stem(in_channels, stem_out_channels, norm, stem_max_pool)
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
@@ -179,21 +134,29 @@ class ResNet(nn.Module):
             stride *= first_stride
             self.channels[name], self.strides[name] = width, stride
             width *= 2
-        self._freeze(freeze_at)
+        parts = [self.stem, *(getattr(self, name) for name in self.channels)]
+        if not 0 <= freeze_at <= len(parts):
+            raise InputError(f"freeze_at={freeze_at}: a ResNet has {len(parts)} parts; give 0 (all learn) to {len(parts)}")
+        for part in parts[:freeze_at]:
+            freeze(part)
 
-    def _freeze(self, freeze_at: int) -> None:
-        for i, part in enumerate([self.stem, *(getattr(self, name) for name in self.channels)], start=1):
-            if i <= freeze_at:
-                part.requires_grad_(False)
-                for conv in part.modules():
-                    if isinstance(conv, ConvNorm) and isinstance(conv.norm, nn.BatchNorm2d):
-                        conv.norm = FrozenBatchNorm2d.from_batch_norm(conv.norm)
+    @property
+    def num_layers(self) -> int:
+        """Number of stages above the stem, for learning rates that decay with depth."""
+        return len(self.channels)
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter by its name in this network: 0 = stem, 1 = res2, ..."""
+        part = name.split(".")[0]
+        return 0 if part == "stem" else 1 + list(self.channels).index(part)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, bands, H, W) -> {"res2": (N, C, H / stride, W / stride), ...}."""
         x = self.stem(x)
         outputs = {}
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for name in self.channels:
-            x = getattr(self, name)(x)
+            for block in getattr(self, name):
+                x = recomputed(block, x) if recompute else block(x)
             outputs[name] = x
         return outputs

@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from deepdisc.backbones.fpn import FPN
-from deepdisc.backbones.resnet import FrozenBatchNorm2d, ResNet
+from deepdisc.backbones.layers import FrozenBatchNorm2d
+from deepdisc.backbones.resnet import ResNet
 from deepdisc.errors import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from deepdisc.backbones.resnet import FrozenBatchNorm2d
+from deepdisc.backbones.layers import FrozenBatchNorm2d
 from deepdisc.detector.anchors import AnchorGenerator
 from deepdisc.detector.box_coder import BoxCoder
 from deepdisc.detector.matcher import Matcher
