@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from deepdisc.commands.command import DONE, add_overrides, command, print_yaml
+from deepdisc.errors import InputError
 
 
 def add_models(commands) -> None:
@@ -38,18 +39,33 @@ def add_export(commands) -> None:
         commands,
         "export",
         run_export,
-        "write a checkpoint's weights and config as one .safetensors file",
-        "deepdisc export runs/first/model_best.pth --output mine.safetensors",
-        "The file is all that `deepdisc predict --model` needs; key=value changes settings it carries.",
+        "write a checkpoint or a data set in the form that other programs read",
+        "deepdisc export runs/first/model_best.pth --output mine.safetensors\n"
+        "  deepdisc export sky_dataset --to coco --output annotations",
+        "safetensors: weights and config in one file, all that `deepdisc predict --model` needs; key=value changes\n"
+        "settings it carries.\n"
+        "coco: the annotations of a data set, one JSON file per split.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")
+    parser.add_argument("source", type=Path, metavar="CHECKPOINT|DATASET")
+    parser.add_argument("--to", choices=("safetensors", "coco"), help="default: by what is given")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE|DIR")
+    parser.add_argument("--polygons", action="store_true", help="coco: outlines as polygons where they have no holes")
     add_overrides(parser)
 
 
 def run_export(args: argparse.Namespace) -> int:
     """`deepdisc export`."""
+    target = args.to or ("coco" if args.source.is_dir() else "safetensors")
+    if target == "coco":
+        if args.overrides:
+            raise InputError(f"{args.overrides[0]}: a data set has no settings to change; leave it out")
+        from deepdisc.data.coco import export
+
+        print(export(args.source, args.output, polygons=args.polygons))
+        return DONE
+    if args.polygons:
+        raise InputError("--polygons: only the annotations of a data set have outlines (--to coco); leave it out")
     from deepdisc.model_zoo import export
 
-    print(export(args.checkpoint, args.output, args.overrides))
+    print(export(args.source, args.output, args.overrides))
     return DONE
