@@ -32,6 +32,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"] + EXTRAS["bench"]),
     "tensorboard>=2.17",
+    "timm>=1.0",  # a second opinion on the backbones
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
@@ -65,6 +66,7 @@ setup(
         "pandas>=2.2",
         "pyarrow>=17",
         "pycocotools>=2.0.8",
+        "opencv-python-headless>=4.8",
         "safetensors>=0.4.5",
         "matplotlib>=3.9",
         "rich>=13",

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from pycocotools import mask as rle
 from torch import Tensor
 
 
@@ -169,6 +171,69 @@ class RegionMasks:
 
     def __repr__(self) -> str:
         return f"RegionMasks({len(self)} masks in {self.image_size[0]}x{self.image_size[1]})"
+
+
+class PolygonMasks:
+    """Masks of N objects as polygons, the way COCO files have them; exact at any resolution.
+
+    Attributes:
+        polygons: for each object a list of float64 arrays `x0, y0, x1, y1, ...`, pixel-edge coordinates; an object may
+            have several parts, but no holes.
+        image_size: (height, width) of the image they lie in.
+    """
+
+    def __init__(self, polygons: Sequence[Sequence[Any]], image_size: tuple[int, int]):
+        self.polygons = [[np.asarray(part, dtype=np.float64).reshape(-1) for part in parts] for parts in polygons]
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        for parts in self.polygons:
+            for part in parts:
+                if len(part) % 2 or len(part) < 6:
+                    raise ValueError(f"a polygon needs x, y of three points or more, not {len(part)} numbers")
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> PolygonMasks:
+        return PolygonMasks([self.polygons[i] for i in _positions(index, len(self))], self.image_size)
+
+    @staticmethod
+    def cat(items: Sequence[PolygonMasks]) -> PolygonMasks:
+        """Concatenate masks of the same image."""
+        return PolygonMasks([parts for item in items for parts in item.polygons], items[0].image_size)
+
+    def to(self, device: torch.device | str) -> PolygonMasks:
+        """Themselves: polygons stay on the CPU."""
+        del device
+        return self
+
+    def rasterize(self) -> RegionMasks:
+        """Pixels of each object, by COCO's rule."""
+        regions, crops = [], []
+        for parts in self.polygons:
+            mask = torch.from_numpy(_fill_polygons(parts, *self.image_size))
+            tight = RegionMasks.from_dense(mask[None])
+            regions.append(tight.regions)
+            crops += tight.crops
+        return RegionMasks(torch.cat(regions), crops, self.image_size) if crops else RegionMasks.empty(self.image_size)
+
+    def rasterize_in_boxes(self, boxes: Tensor, side: int) -> Tensor:
+        """Masks (N, side, side), bool, of the objects inside boxes (N, 4) stretched to `side` pixels."""
+        masks = torch.zeros((len(self), side, side), dtype=torch.bool)
+        for mask, parts, (x0, y0, x1, y1) in zip(masks, self.polygons, boxes.cpu().double().numpy(), strict=True):
+            scale = side / np.maximum([x1 - x0, y1 - y0], 0.1)  # as detectron2: no box is thinner than 0.1 pixel
+            moved = [((part.reshape(-1, 2) - [x0, y0]) * scale).reshape(-1) for part in parts]
+            mask[:] = torch.from_numpy(_fill_polygons(moved, side, side))
+        return masks
+
+    def __repr__(self) -> str:
+        return f"PolygonMasks({len(self)} masks in {self.image_size[0]}x{self.image_size[1]})"
+
+
+def _fill_polygons(parts: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Bool (height, width): pixels within any of the polygons."""
+    if not parts:
+        return np.zeros((height, width), dtype=bool)
+    return rle.decode(rle.merge(rle.frPyObjects([part.tolist() for part in parts], height, width))).astype(bool)
 
 
 def _positions(index: Any, length: int) -> list[int]:

@@ -12,6 +12,7 @@ from deepdisc.mixture import Mixture
 from deepdisc.structures import (
     ImageBatch,
     Instances,
+    PolygonMasks,
     RegionMasks,
     box_iou,
     clip_boxes,
@@ -58,6 +59,33 @@ def test_region_masks_equal_dense_masks_under_shift_and_selection(seed, dx, dy):
     keep = torch.tensor([True, False, True, False])
     assert torch.equal(masks[keep].to_dense(), dense[keep])
     assert torch.equal(RegionMasks.cat([masks[keep], masks[~keep]]).to_dense(), torch.cat((dense[keep], dense[~keep])))
+
+
+def test_polygons_of_several_parts_are_filled_and_follow_an_index():
+    square, far = [2, 3, 6, 3, 6, 8, 2, 8], [10, 10, 12, 10, 12, 12, 10, 12]
+    masks = PolygonMasks([[square, far], [far]], (16, 20))
+    dense = torch.zeros(2, 16, 20, dtype=torch.bool)
+    dense[0, 3:8, 2:6] = True
+    dense[:, 10:12, 10:12] = True
+    assert torch.equal(masks.rasterize().to_dense(), dense)
+    assert torch.equal(masks[torch.tensor([1])].rasterize().to_dense(), dense[1:])
+    assert torch.equal(PolygonMasks.cat([masks, masks[:1]]).rasterize().to_dense(), dense[[0, 1, 0]])
+    assert len(PolygonMasks([], (16, 20)).rasterize()) == 0
+
+
+def test_polygons_in_a_box_are_stretched_to_it():
+    masks = PolygonMasks([[[2, 3, 6, 3, 6, 8, 2, 8]]], (16, 20))
+    box = torch.tensor([[0.0, 3.0, 8.0, 13.0]])
+    wanted = torch.zeros(1, 28, 28, dtype=torch.bool)
+    wanted[0, :14, 7:21] = True
+    assert torch.equal(masks.rasterize_in_boxes(box, 28), wanted)
+    nowhere = masks.rasterize_in_boxes(torch.tensor([[5.0, 5.0, 5.0, 5.0]]), 28)  # a box without area
+    assert nowhere.shape == (1, 28, 28)
+
+
+def test_a_polygon_of_two_points_is_refused():
+    with pytest.raises(ValueError, match="three points or more, not 4 numbers"):
+        PolygonMasks([[[0, 0, 1, 1]]], (8, 8))
 
 
 def test_tight_boxes_of_masks():

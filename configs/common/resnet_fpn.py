@@ -30,12 +30,14 @@ model = L(Detector)(
             stride_in_1x1=True,
             norm="FrozenBN",
             freeze_at=0,
+            checkpoint_activations=False,
         ),
         out_channels=256,
+        norm=None,
     ),
     proposal_generator=L(RPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
-        head=L(RPNHead)(in_channels="${model.backbone.out_channels}", num_anchors=3),
+        head=L(RPNHead)(in_channels="${model.backbone.out_channels}", num_anchors=3, num_conv=1),
         anchor_generator=L(AnchorGenerator)(
             sizes=[[32.0], [64.0], [128.0], [256.0], [512.0]],
             aspect_ratios=[0.5, 1.0, 2.0],
@@ -65,6 +67,9 @@ model = L(Detector)(
             input_size="${model.roi_heads.box_pooler.output_size}",
             fc_dim=1024,
             num_fc=2,
+            conv_dim=256,
+            num_conv=0,
+            norm=None,
         ),
         box_predictor=L(BoxPredictor)(
             in_dim="${model.roi_heads.box_head.fc_dim}",
@@ -74,6 +79,7 @@ model = L(Detector)(
             test_nms_thresh=0.5,
             test_topk_per_image=100,
             one_class_per_object=False,
+            cls_agnostic_bbox_reg=False,
         ),
         mask_head=L(MaskHead)(
             pooler=L(ROIPooler)(
@@ -87,6 +93,7 @@ model = L(Detector)(
             in_channels="${model.backbone.out_channels}",
             conv_dim=256,
             num_conv=4,
+            norm=None,
         ),
         heads={},
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepdisc.backbones.layers import ConvNorm
+
 
 class FPN(nn.Module):
     """Top-down path over the stages of a bottom-up network: maps of equal width at every stride.
@@ -19,12 +21,13 @@ class FPN(nn.Module):
         size_divisibility: image sizes must be padded to a multiple of this.
     """
 
-    def __init__(self, bottom_up: nn.Module, out_channels: int = 256):
+    def __init__(self, bottom_up: nn.Module, out_channels: int = 256, norm: str | None = None):
         """Build the pyramid.
 
         Args:
             bottom_up: network with `in_channels`, `channels` and `strides` (see `ResNet`), each stride twice the last.
             out_channels: width of every level.
+            norm: of the convolutions, see `layers.make_norm`; None = biases instead.
         """
         super().__init__()
         strides = list(bottom_up.strides.values())
@@ -34,11 +37,10 @@ class FPN(nn.Module):
         self.strides: dict[str, int] = {}
         for stride, channels in zip(strides, bottom_up.channels.values(), strict=True):
             level = stride.bit_length() - 1
-            lateral = nn.Conv2d(channels, out_channels, 1)
-            output = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+            lateral = ConvNorm(channels, out_channels, 1, norm=norm)
+            output = ConvNorm(out_channels, out_channels, 3, norm=norm)
             for conv in (lateral, output):
                 nn.init.kaiming_uniform_(conv.weight, a=1)
-                nn.init.zeros_(conv.bias)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
             self.strides[f"p{level}"] = stride

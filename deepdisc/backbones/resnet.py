@@ -136,7 +136,9 @@ class ResNet(nn.Module):
             width *= 2
         parts = [self.stem, *(getattr(self, name) for name in self.channels)]
         if not 0 <= freeze_at <= len(parts):
-            raise InputError(f"freeze_at={freeze_at}: a ResNet has {len(parts)} parts; give 0 (all learn) to {len(parts)}")
+            raise InputError(
+                f"freeze_at={freeze_at}: a ResNet has {len(parts)} parts; give 0 (all learn) to {len(parts)}"
+            )
         for part in parts[:freeze_at]:
             freeze(part)
 

@@ -75,7 +75,7 @@ def run_predict(args: argparse.Namespace) -> int:
     with _open_mosaic(args) as mosaic:
         model, cfg = load_model(args.model)
         if args.score_threshold is not None:
-            model.roi_heads.box_predictor.test_score_thresh = args.score_threshold
+            model.roi_heads.final_predictor.test_score_thresh = args.score_threshold
         _warn(mosaic, cfg.pixel_scale_arcsec)
         result = predict(
             mosaic,

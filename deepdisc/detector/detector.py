@@ -21,8 +21,8 @@ class Detector(nn.Module):
         image: (C, h, w) float; C bands in the model's order.
         variance: (C, h, w), mask: (C, h, w) bool, True = no data, optional; both only used by a `stretch`.
         ebv: E(B-V), a scalar or a coarse grid over the image; 0 when absent.
-        instances: in training, the true objects: `gt_boxes`, `gt_classes`, `gt_masks` (bool (N, h, w) or
-            `RegionMasks`) and the labels of the other heads.
+        instances: in training, the true objects: `gt_boxes`, `gt_classes`, `gt_masks` (bool (N, h, w),
+            `RegionMasks` or `PolygonMasks`) and the labels of the other heads.
 
     Output: in training a dict of named losses; else for each image {"instances": Instances} with `pred_boxes`,
     `scores`, `pred_classes`, `pred_masks`, `ebv` and the other heads' fields, in the pixels of the input image.

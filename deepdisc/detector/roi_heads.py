@@ -89,11 +89,17 @@ class ROIHeads(nn.Module):
             regions, objects = self.sample(proposal, target)
             sampled.append(regions)
             foreground.append(_with_maps(objects, objects.proposal_boxes, values))
-        pooled = self.box_pooler(features, [x.proposal_boxes for x in sampled])
-        losses = self.box_predictor.losses(*self.box_predictor(self.box_head(pooled)), sampled)
+        losses = self.box_losses(features, sampled, targets)
         for head in self.all_heads().values():
             losses.update(head.losses(features, foreground))
         return losses
+
+    def box_losses(
+        self, features: dict[str, Tensor], sampled: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Losses of class and box of the sampled regions of each image (see `sample`)."""
+        pooled = self.box_pooler(features, [x.proposal_boxes for x in sampled])
+        return self.box_predictor.losses(*self.box_predictor(self.box_head(pooled)), sampled)
 
     @torch.no_grad()
     def sample(self, proposals: Instances, target: Instances) -> tuple[Instances, Instances]:
@@ -106,12 +112,7 @@ class ROIHeads(nn.Module):
         boxes = torch.cat((proposals.proposal_boxes, target.gt_boxes.to(proposals.proposal_boxes)))
         true_logits = proposals.objectness_logits.new_full((len(target),), TRUE_BOX_LOGIT)
         logits = torch.cat((proposals.objectness_logits, true_logits))
-        index, label = self.proposal_matcher(target.gt_boxes, boxes)
-        if len(target):
-            classes = torch.where(label == 1, target.gt_classes[index], self.num_classes)
-            classes = torch.where(label == -1, -1, classes)
-        else:
-            classes = torch.full_like(index, self.num_classes)
+        index, classes = self.match(self.proposal_matcher, boxes, target)
         positive, negative = sample_labels(
             classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
         )
@@ -129,6 +130,14 @@ class ROIHeads(nn.Module):
                 objects.set(name, value)
         return regions, objects
 
+    def match(self, matcher: Matcher, boxes: Tensor, target: Instances) -> tuple[Tensor, Tensor]:
+        """The true object (its index) and class (K = background, -1 = ignored) of each box (N, 4) of one image."""
+        index, label = matcher(target.gt_boxes, boxes)
+        if not len(target):
+            return index, torch.full_like(index, self.num_classes)
+        classes = torch.where(label == 1, target.gt_classes[index], self.num_classes)
+        return index, torch.where(label == -1, -1, classes)
+
     def predict(
         self, features: dict[str, Tensor], proposals: list[Instances], maps: list[dict[str, Tensor]]
     ) -> list[Instances]:
@@ -136,21 +145,30 @@ class ROIHeads(nn.Module):
         found = []
         for i, (proposal, values) in enumerate(zip(proposals, maps, strict=True)):
             own = {name: features[name][i : i + 1] for name in self.box_pooler.in_features}
-            logits, deltas = self.classify(own, proposal.proposal_boxes)
-            objects = self.box_predictor.detect(logits, deltas, proposal.proposal_boxes, proposal.image_size)
+            chunks = proposal.proposal_boxes.split(self.chunk_size)
+            parts = [self.refine(own, chunk, proposal.image_size) for chunk in chunks]
+            scores, boxes = (torch.cat(part) for part in zip(*parts, strict=True))
+            objects = self.final_predictor.detect(scores, boxes, proposal.image_size)
             found.append(_with_maps(objects, objects.pred_boxes, values))
         for head in self.all_heads().values():
             found = head.predict(features, found)
         return found
 
-    def classify(self, features: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (R, K + 1) and offsets (R, 4 K) of boxes (R, 4) of one image (maps (1, C, H, W)), in chunks."""
-        parts = [
-            self.box_predictor(self.box_head(self.box_pooler(features, [part])))
-            for part in boxes.split(self.chunk_size)
-        ]
-        logits, deltas = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(deltas)
+    @property
+    def final_predictor(self) -> nn.Module:
+        """The predictor whose thresholds select the detections; they may be changed on a trained model."""
+        return self.box_predictor
+
+    def refine(self, features: dict[str, Tensor], boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Class probabilities (R, K + 1) and refined boxes (R, 4 K or R, 4), not clipped, of proposals of one image.
+
+        Args:
+            features: maps (1, C, H, W) by name.
+            boxes: the proposals (R, 4).
+            image_size: (height, width) before padding.
+        """
+        logits, deltas = self.box_predictor(self.box_head(self.box_pooler(features, [boxes])))
+        return logits.float().softmax(dim=1), self.box_predictor.box_coder.decode(deltas, boxes)
 
 
 def _with_maps(instances: Instances, boxes: Tensor, maps: dict[str, Tensor]) -> Instances:

@@ -6,6 +6,7 @@ pixels, pixel-edge coordinates.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -22,14 +23,23 @@ from deepdisc.structures import Instances, clip_boxes, nonempty
 
 
 class RPNHead(nn.Module):
-    """The same three convolutions on every level: objectness and box offsets of each anchor."""
+    """The same convolutions on every level: objectness and box offsets of each anchor."""
 
-    def __init__(self, in_channels: int = 256, num_anchors: int = 3):
+    def __init__(self, in_channels: int = 256, num_anchors: int = 3, num_conv: int = 1):
+        """Build the head: `num_conv` 3x3 convolutions (`conv`, or `conv.conv0`, `conv.conv1`, ...), then two 1x1."""
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        convs = [nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(num_conv)]
+        self.conv = convs[0]
+        if num_conv > 1:
+            layers = OrderedDict()
+            for i, conv in enumerate(convs):
+                layers[f"conv{i}"] = conv
+                if i < num_conv - 1:
+                    layers[f"relu{i}"] = nn.ReLU()
+            self.conv = nn.Sequential(layers)
         self.objectness_logits = nn.Conv2d(in_channels, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(in_channels, 4 * num_anchors, 1)
-        for conv in (self.conv, self.objectness_logits, self.anchor_deltas):
+        for conv in (*convs, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from deepdisc.backbones.layers import ConvNorm
 from deepdisc.detector.pooling import ROIPooler
 from deepdisc.heads.head import Head
-from deepdisc.structures import Instances, RegionMasks, clip_boxes
+from deepdisc.structures import Instances, PolygonMasks, RegionMasks, clip_boxes
 
 
 class MaskHead(Head):
@@ -25,6 +26,7 @@ class MaskHead(Head):
         in_channels: int = 256,
         conv_dim: int = 256,
         num_conv: int = 4,
+        norm: str | None = None,
         chunk_size: int = 256,
     ):
         """Build the head.
@@ -35,6 +37,7 @@ class MaskHead(Head):
             in_channels: width of the feature maps.
             conv_dim: width of the convolutions.
             num_conv: number of 3x3 convolutions.
+            norm: of these, see `layers.make_norm`; None = biases instead.
             chunk_size: regions predicted at a time, which bounds the memory of a crowded field.
         """
         super().__init__()
@@ -42,14 +45,13 @@ class MaskHead(Head):
         self.num_conv = num_conv
         self.chunk_size = chunk_size
         for i in range(1, num_conv + 1):
-            self.add_module(f"mask_fcn{i}", nn.Conv2d(in_channels if i == 1 else conv_dim, conv_dim, 3, padding=1))
+            self.add_module(f"mask_fcn{i}", ConvNorm(in_channels if i == 1 else conv_dim, conv_dim, 3, norm=norm))
         self.deconv = nn.ConvTranspose2d(conv_dim if num_conv else in_channels, conv_dim, 2, stride=2)
         self.predictor = nn.Conv2d(conv_dim, num_classes, 1)
-        for module in self.children():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.predictor.weight, std=0.001)
+        for conv in (self.deconv, self.predictor):
+            nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled regions (R, C, S/2, S/2) -> logits (R, K, S, S)."""
@@ -90,8 +92,10 @@ class MaskHead(Head):
         return instances
 
 
-def mask_targets(masks: RegionMasks, boxes: Tensor, side: int) -> Tensor:
-    """True masks as seen in boxes: ROIAlign of the mask at least 0.5, exactly as on full-image masks.
+def mask_targets(masks: RegionMasks | PolygonMasks, boxes: Tensor, side: int) -> Tensor:
+    """True masks as seen in boxes.
+
+    Pixels: ROIAlign of the mask at least 0.5, exactly as on full-image masks. Polygons: rasterised in the box.
 
     Args:
         masks: N masks in the pixels of the image.
@@ -101,6 +105,8 @@ def mask_targets(masks: RegionMasks, boxes: Tensor, side: int) -> Tensor:
     Returns:
         bool (N, S, S), on the device of `boxes`.
     """
+    if isinstance(masks, PolygonMasks):
+        return masks.rasterize_in_boxes(boxes, side).to(boxes.device)
     height, width = masks.image_size
     targets = boxes.new_zeros((len(boxes), side, side), dtype=torch.bool)
     for i, ((x0, y0, x1, y1), crop) in enumerate(zip(masks.regions.tolist(), masks.crops, strict=True)):

@@ -14,47 +14,68 @@ import numpy as np
 import torch
 
 from deepdisc.config import instantiate, load
-from deepdisc.structures import Instances
+from deepdisc.structures import Instances, PolygonMasks
 
 PIXEL_MEAN = [0.10, -0.05, 0.20, 0.00, 0.15, -0.10, 0.30, 0.05, -0.20]
 PIXEL_STD = [8.0, 10.0, 12.0, 9.0, 11.0, 10.0, 14.0, 13.0, 16.0]
 IMAGE_SIZES = [(192, 256), (224, 160)]
 
-# configuration of the two small models that have the structure of the full one
+# configuration of the small models that have the structure of the full ones
 TINY = [
     "num_bands=9",
     "num_classes=2",
-    "model.backbone.out_channels=32",
     "model.proposal_generator.anchor_generator.sizes=[[16],[32],[64],[128],[256]]",
     "model.proposal_generator.batch_size_per_image=32",
     "model.roi_heads.batch_size_per_image=48",
-    "model.roi_heads.box_head.fc_dim=64",
-    "model.roi_heads.mask_head.conv_dim=32",
     f"model.pixel_mean={PIXEL_MEAN}",
     f"model.pixel_std={PIXEL_STD}",
 ]
-OVERRIDES = {
-    "A_tiny": [*TINY, "model.backbone.bottom_up.stem_out_channels=8"],
-    "A_tiny18": [
-        *TINY,
-        "model.backbone.bottom_up.depth=18",
-        "model.backbone.bottom_up.stem_out_channels=16",
-    ],
+TINY_RESNET = [
+    *TINY,
+    "model.backbone.out_channels=32",
+    "model.roi_heads.box_head.fc_dim=64",
+    "model.roi_heads.mask_head.conv_dim=32",
+]
+MODELS = {
+    "A_tiny": ("configs/common/resnet_fpn.py", [*TINY_RESNET, "model.backbone.bottom_up.stem_out_channels=8"]),
+    "A_tiny18": (
+        "configs/common/resnet_fpn.py",
+        [*TINY_RESNET, "model.backbone.bottom_up.depth=18", "model.backbone.bottom_up.stem_out_channels=16"],
+    ),
+    "B_tiny": (
+        "configs/common/mvitv2_fpn.py",
+        [
+            *TINY,
+            "model.backbone.out_channels=24",
+            "model.backbone.bottom_up.embed_dim=16",
+            "model.backbone.bottom_up.drop_path_rate=0.0",
+            "model.roi_heads.box_heads.0.conv_dim=24",
+            "model.roi_heads.box_heads.0.fc_dim=48",
+            "model.roi_heads.mask_head.conv_dim=24",
+        ],
+    ),
 }
 
 # (pattern of the key, mean, gain, fan): uniform of half width `gain`, over sqrt(fan-in / 3) where a fan is named
 WEIGHT_RULES = [
+    (r"num_batches_tracked$", 0.0, 0.0, None),
     (r"running_mean$", 0.0, 0.1, None),
     (r"running_var$", 1.0, 0.5, None),
     (r"res\d\.\d+\.conv2\.norm\.weight$", 0.60, 0.15, None),
     (r"res\d\.\d+\.conv3\.norm\.weight$", 0.55, 0.15, None),
+    (r"bottom_up\..*norm(\d|_[qkv])?\.weight$", 1.0, 0.25, None),
     (r"norm\.weight$", 1.0, 0.25, None),
     (r"bias$", 0.0, 0.1, None),
+    (r"rel_pos_[hw]$", 0.0, 0.2, None),
+    (r"(pool_[qkv]|attn\.qkv|patch_embed\.proj)\.weight$", 0.0, 1.0, "in"),
+    (r"(attn\.proj|mlp\.fc2)\.weight$", 0.0, 0.7, "in"),
     (r"fpn_lateral\d\.weight$", 0.0, 0.5, "in"),
     (r"fpn_output\d\.weight$", 0.0, 0.8, "in"),
     (r"objectness_logits\.weight$", 0.0, 2.0, "in"),
     (r"anchor_deltas\.weight$", 0.0, 0.2, "in"),
+    (r"box_predictor\.\d\.cls_score\.weight$", 0.0, 2.0, "in"),
     (r"cls_score\.weight$", 0.0, 0.7, "in"),
+    (r"box_predictor\.\d\.bbox_pred\.weight$", 0.0, 0.4, "in"),
     (r"bbox_pred\.weight$", 0.0, 1.0, "in"),
     (r"predictor\.weight$", 0.0, 2.0, "in"),
     (r"deconv\.weight$", 0.0, 1.4142, "transposed"),
@@ -97,7 +118,7 @@ class Reference:
     """What detectron2 computed for one model.
 
     Attributes:
-        name: "A_tiny" or "A_tiny18".
+        name: of the model, see `MODELS`.
         inputs: ground truth (and, in the full set, images).
         evaluation: inference, all stages, by key.
         training: by case, one forward and backward pass each.
@@ -129,7 +150,7 @@ class Reference:
 
     def model(self):
         """The model with the reference weights, in evaluation mode."""
-        model = instantiate(load("configs/common/resnet_fpn.py", OVERRIDES[self.name]).model)
+        model = instantiate(load(*MODELS[self.name]).model)
         state = {key: torch.from_numpy(fill(key, tuple(value.shape))) for key, value in model.state_dict().items()}
         model.load_state_dict(state)
         return model.eval()
@@ -139,16 +160,27 @@ class Reference:
         stored = self.inputs.get(f"image_{i}")
         return torch.from_numpy(make_image(i) if stored is None else stored)
 
-    def truth(self, i: int) -> Instances:
-        """The true objects of image `i`."""
-        packed = self.inputs[f"gt_bitmasks_{i}_packed"]
-        masks = np.unpackbits(packed, axis=-1, count=IMAGE_SIZES[i][1]).astype(bool)
+    def truth(self, i: int, polygons: bool) -> Instances:
+        """The true objects of image `i`, with masks of pixels or of polygons."""
+        if polygons:
+            parts = np.split(self.inputs[f"gt_poly_{i}_flat"], np.cumsum(self.inputs[f"gt_poly_{i}_len"])[:-1])
+            owner = self.inputs[f"gt_poly_{i}_inst"].tolist()
+            grouped = [[part for part, j in zip(parts, owner, strict=True) if j == k] for k in range(max(owner) + 1)]
+            masks = PolygonMasks(grouped, IMAGE_SIZES[i])
+        else:
+            packed = self.inputs[f"gt_bitmasks_{i}_packed"]
+            masks = torch.from_numpy(np.unpackbits(packed, axis=-1, count=IMAGE_SIZES[i][1]).astype(bool))
         return Instances(
             IMAGE_SIZES[i],
             gt_boxes=torch.from_numpy(self.inputs[f"gt_boxes_{i}"]),
             gt_classes=torch.from_numpy(self.inputs[f"gt_classes_{i}"]),
-            gt_masks=torch.from_numpy(masks),
+            gt_masks=masks,
         )
+
+    @property
+    def num_stages(self) -> int:
+        """Box heads in series: 1, or 3 in a cascade."""
+        return 3 if "given/logits_stage2" in self.evaluation else 1
 
     def get(self, key: str) -> torch.Tensor | None:
         """An array of the inference, or None where the selection lacks it."""

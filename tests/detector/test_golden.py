@@ -11,18 +11,20 @@ import pytest
 import torch
 from golden import IMAGE_SIZES, Reference
 
+from deepdisc.detector.cascade import CascadeROIHeads
 from deepdisc.heads.mask import paste_masks
 from deepdisc.structures import Instances, clip_boxes, nonempty
 
-COMPACT = Path(__file__).parents[1] / "data" / "golden" / "A_tiny18.npz"
+COMMITTED = Path(__file__).parents[1] / "data" / "golden"
 
 
-@pytest.fixture(scope="module", params=["compact", "A_tiny", "A_tiny18"])
+@pytest.fixture(scope="module", params=["A_tiny18 selection", "B_tiny selection", "A_tiny", "A_tiny18", "B_tiny"])
 def reference(request):
-    """The committed selection, then all numbers of both models where they are at hand."""
-    if request.param == "compact":
-        return Reference.compact(COMPACT)
-    return Reference.full(request.getfixturevalue("shared_data") / "golden", request.param)
+    """The committed selections, then all numbers of all models where they are at hand."""
+    name, _, selection = request.param.partition(" ")
+    if selection:
+        return Reference.compact(COMMITTED / f"{name}.npz")
+    return Reference.full(request.getfixturevalue("shared_data") / "golden", name)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,10 @@ def assert_matched(given: dict, wanted: dict, fraction: float = 1.0):
 # ------------------------------------------------------------------------------------------------------- inference
 def test_features_and_proposal_maps_are_those_of_detectron2(reference, model, features):
     compared = 0
-    for key, tolerance in [(f"bottom_up/res{i}", 3e-4) for i in range(2, 6)] + [
-        (f"fpn/p{i}", 3e-4) for i in range(2, 7)
-    ]:
-        wanted = reference.get(key)
+    for name, given in features.items():
+        wanted = reference.get(f"fpn/{name}" if name.startswith("p") else f"bottom_up/{name}")
         if wanted is not None:
-            torch.testing.assert_close(features[key.split("/")[1]], wanted, atol=tolerance, rtol=0)
+            torch.testing.assert_close(given, wanted, atol=3e-4, rtol=0)
             compared += 1
     with torch.no_grad():
         logits, deltas = model.proposal_generator.rpn_head([features[f"p{i}"] for i in range(2, 7)])
@@ -81,28 +81,42 @@ def test_proposals_are_those_of_detectron2(reference, model, features):
         assert_matched({"boxes": given.proposal_boxes, "logits": given.objectness_logits}, wanted, fraction=0.998)
 
 
+def box_stages(heads) -> list:
+    """Box head and predictor of each stage."""
+    if isinstance(heads, CascadeROIHeads):
+        return list(zip(heads.box_head, heads.box_predictor, strict=True))
+    return [(heads.box_head, heads.box_predictor)]
+
+
 def test_class_and_box_outputs_on_stored_proposals(reference, model, features):
     heads = model.roi_heads
+    assert len(box_stages(heads)) == reference.num_stages
     for i in range(2):
         boxes = reference.get(f"rpn/proposal_boxes_{i}")
         own = {name: features[name][i : i + 1] for name in heads.box_pooler.in_features}
-        with torch.no_grad():
-            pooled = heads.box_pooler(own, [boxes])
-            first = heads.box_head(pooled[:32])
-            logits, deltas = heads.classify(own, boxes)
-        for key, given, tolerance in [
-            ("roi_first", pooled[:32], 3e-4),
-            ("roi_mean", pooled.mean(dim=(2, 3)), 3e-4),
-            ("feat_first", first, 3e-4),
-            ("logits", logits, 5e-4),
-            ("deltas", deltas, 5e-4),
-            ("probs", logits.softmax(dim=1), 1e-4),
-            ("pred_boxes", heads.box_predictor.box_coder.decode(deltas, boxes), 2e-3),
-        ]:
-            wanted = reference.get(f"box/{key}_{i}")
-            if wanted is not None:
-                torch.testing.assert_close(given, wanted, atol=tolerance, rtol=1e-5)
-        assert reference.get(f"box/logits_{i}") is not None
+        for stage, (head, predictor) in enumerate(box_stages(heads)):
+            part = "box" if reference.num_stages == 1 else f"box_stage{stage}"
+            if stage and reference.get(f"{part}/in_boxes_{i}") is not None:
+                torch.testing.assert_close(boxes, reference.get(f"{part}/in_boxes_{i}"), atol=2e-3, rtol=0)
+                boxes = reference.get(f"{part}/in_boxes_{i}")
+            with torch.no_grad():
+                pooled = heads.box_pooler(own, [boxes])
+                logits, deltas = predictor(head(pooled))
+            refined = predictor.box_coder.decode(deltas, boxes)
+            for key, given, tolerance in [
+                ("roi_first", pooled[:32], 3e-4),
+                ("roi_mean", pooled.mean(dim=(2, 3)), 3e-4),
+                ("feat_first", head(pooled[:32]), 3e-4),
+                ("logits", logits, 5e-4),
+                ("deltas", deltas, 5e-4),
+                ("probs", logits.softmax(dim=1), 1e-4),
+                ("pred_boxes", refined, 2e-3),
+            ]:
+                wanted = reference.get(f"{part}/{key}_{i}")
+                if wanted is not None:
+                    torch.testing.assert_close(given, wanted, atol=tolerance, rtol=1e-5)
+            assert reference.get(f"{part}/logits_{i}") is not None
+            boxes = clip_boxes(refined, IMAGE_SIZES[i]) if stage + 1 < reference.num_stages else boxes
 
 
 def test_boxes_outside_empty_and_on_level_boundaries(reference, model, features):
@@ -110,13 +124,14 @@ def test_boxes_outside_empty_and_on_level_boundaries(reference, model, features)
     boxes = [given, given]
     with torch.no_grad():
         pooled = heads.box_pooler(features, boxes)
-        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        outputs = [predictor(head(pooled)) for head, predictor in box_stages(heads)]
         classes = torch.arange(len(given)) % 2
         masks = heads.mask_head.probabilities(features, boxes, [classes, classes])
     if reference.get("given/roi_box") is not None:
         torch.testing.assert_close(pooled, reference.get("given/roi_box"), atol=3e-4, rtol=0)
-    torch.testing.assert_close(logits, reference.get("given/logits_stage0"), atol=5e-4, rtol=0)
-    torch.testing.assert_close(deltas, reference.get("given/deltas_stage0"), atol=5e-4, rtol=0)
+    for stage, (logits, deltas) in enumerate(outputs):
+        torch.testing.assert_close(logits, reference.get(f"given/logits_stage{stage}"), atol=5e-4, rtol=0)
+        torch.testing.assert_close(deltas, reference.get(f"given/deltas_stage{stage}"), atol=5e-4, rtol=0)
     for i in range(2):
         torch.testing.assert_close(masks[i], reference.get(f"given/mask_probs_{i}"), atol=1e-3, rtol=0)
 
@@ -133,9 +148,9 @@ def test_boxes_outside_empty_and_on_level_boundaries(reference, model, features)
 def test_detections_from_pixels(reference, model, monkeypatch, tag, score, nms, topk):
     if reference.get(f"det_{tag}/boxes_0") is None:
         pytest.skip(f"the committed selection does not have {tag}")
-    monkeypatch.setattr(model.roi_heads.box_predictor, "test_score_thresh", score)
-    monkeypatch.setattr(model.roi_heads.box_predictor, "test_nms_thresh", nms)
-    monkeypatch.setattr(model.roi_heads.box_predictor, "test_topk_per_image", topk)
+    monkeypatch.setattr(model.roi_heads.final_predictor, "test_score_thresh", score)
+    monkeypatch.setattr(model.roi_heads.final_predictor, "test_nms_thresh", nms)
+    monkeypatch.setattr(model.roi_heads.final_predictor, "test_topk_per_image", topk)
     with torch.no_grad():
         found = model([{"image": reference.image(i)} for i in range(2)])
     for i, record in enumerate(found):
@@ -195,17 +210,17 @@ def test_losses_and_gradients(reference, monkeypatch, case):
         pytest.skip(f"the committed selection does not have {case}")
     stored = reference.training[case]
     model = reference.model().train()
-    targets = [reference.truth(0), reference.truth(1)]
+    targets = [reference.truth(i, polygons="poly" in case) for i in range(2)]
     if "empty2" in case:
         targets[1] = Instances(IMAGE_SIZES[1])
     if "permnumpy" in case:
         monkeypatch.setattr(torch, "randperm", _numpy_permutation)
     else:
         torch.manual_seed(0)
-    targets_seen = record_mask_targets(monkeypatch, stored, use_stored="poly" in case)
+    targets_seen = record_mask_targets(monkeypatch, stored)
     losses = model([{"image": reference.image(i), "instances": target} for i, target in enumerate(targets)])
 
-    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert {f"loss/{name}" for name in losses} == {key for key in stored if key.startswith("loss/")}
     for name, value in losses.items():
         assert value.item() == pytest.approx(float(stored[f"loss/{name}"]), rel=2e-5), name
     assert targets_seen
@@ -214,14 +229,23 @@ def test_losses_and_gradients(reference, monkeypatch, case):
     assert set(parameters) == set(stored["grad/names"].tolist())
     for i, name in enumerate(stored["grad/names"].tolist()):
         gradient, norm = parameters[name].grad.double(), stored["grad/l2"][i]
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3), name
-        assert gradient.sum().item() == pytest.approx(stored["grad/sum"][i], abs=1e-3 * norm * gradient.numel() ** 0.5)
+        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=ZERO), name
+        spread = max(1e-3 * norm * gradient.numel() ** 0.5, ZERO)
+        assert gradient.sum().item() == pytest.approx(stored["grad/sum"][i], abs=spread), name
         first = stored["grad/first4"][i][: gradient.numel()]
-        np.testing.assert_allclose(gradient.flatten()[:4], first, atol=1e-3 * norm, err_msg=name)
+        np.testing.assert_allclose(gradient.flatten()[:4], first, atol=max(1e-3 * norm, ZERO), err_msg=name)
+    state = model.state_dict()
+    for key, wanted in stored.items():
+        if key.startswith("buffer_after/"):  # running statistics of the batch norms
+            torch.testing.assert_close(state[key.split("/")[1]], torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
 
 
-def record_mask_targets(monkeypatch, stored: dict, use_stored: bool) -> list:
-    """Compare the mask head's boxes and targets with the stored ones; those from polygons stand in for ours."""
+# a key's bias in global attention moves all logits alike: its gradient is zero but for rounding
+ZERO = 1e-7
+
+
+def record_mask_targets(monkeypatch, stored: dict) -> list:
+    """Compare the mask head's boxes and targets with the stored ones."""
     from deepdisc.heads import mask
 
     compute, seen = mask.mask_targets, []
@@ -231,8 +255,6 @@ def record_mask_targets(monkeypatch, stored: dict, use_stored: bool) -> list:
         wanted = torch.from_numpy(np.unpackbits(stored[f"mask/targets_packed_{i}"], axis=-1, count=side).astype(bool))
         torch.testing.assert_close(boxes, torch.from_numpy(stored[f"mask/target_boxes_{i}"]), atol=2e-3, rtol=0)
         seen.append(boxes)
-        if use_stored:
-            return wanted
         own = compute(masks, boxes, side)
         assert (own != wanted).sum() <= 3
         return own
@@ -250,7 +272,7 @@ def test_sampled_anchors_and_proposals(reference, monkeypatch, case):
     if "permnumpy" in case:
         monkeypatch.setattr(torch, "randperm", _numpy_permutation)
     for i in range(2):
-        target = reference.truth(i)
+        target = reference.truth(i, polygons=False)
         if "empty2" in case and i == 1:
             target = target[:0]
         grids = [(-(-224 // s), -(-256 // s)) for s in model.proposal_generator.strides]
@@ -278,7 +300,7 @@ def test_state_dict_has_detectron2_keys_and_shapes(reference):
     if not reference.keys:
         pytest.skip("the committed selection does not have the list of keys")
     state = reference.model().state_dict()
-    assert list(state) == list(reference.keys)
+    assert set(state) == set(reference.keys)
     assert {key: list(value.shape) for key, value in state.items()} == reference.keys
 
 

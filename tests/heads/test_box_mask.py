@@ -1,6 +1,7 @@
 """Box and mask head: detections from given outputs, mask targets and pasted masks, on cases done by hand."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -25,11 +26,16 @@ def logits_of(*probabilities) -> torch.Tensor:
     return torch.tensor(probabilities).log()
 
 
+def detect(predictor, logits, deltas, boxes) -> Instances:
+    """Detections from the outputs for regions `boxes`."""
+    return predictor.detect(logits.softmax(dim=1), predictor.box_coder.decode(deltas, boxes), SIZE)
+
+
 # ----------------------------------------------------------------------------------------------------------- boxes
 def test_every_class_above_the_threshold_is_a_detection():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [30.0, 10.0, 50.0, 30.0]])
-    found = predictor(test_score_thresh=0.25).detect(
-        logits_of([0.3, 0.6, 0.1], [0.25, 0.05, 0.7]), torch.zeros(2, 8), boxes, SIZE
+    found = detect(
+        predictor(test_score_thresh=0.25), logits_of([0.3, 0.6, 0.1], [0.25, 0.05, 0.7]), torch.zeros(2, 8), boxes
     )
     assert found.pred_classes.tolist() == [1, 0]
     torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.3]))
@@ -39,11 +45,11 @@ def test_every_class_above_the_threshold_is_a_detection():
 def test_suppression_is_within_a_class():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 1.0, 10.0, 11.0], [0.0, 2.0, 10.0, 12.0]])
     logits = logits_of([0.8, 0.1, 0.1], [0.7, 0.1, 0.2], [0.1, 0.6, 0.3])
-    found = predictor(test_score_thresh=0.5).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    found = detect(predictor(test_score_thresh=0.5), logits, torch.zeros(3, 8), boxes)
     assert found.pred_classes.tolist() == [0, 1]
     torch.testing.assert_close(found.pred_boxes, boxes[[0, 2]])
     # IoU 9/11: kept by a laxer threshold
-    found = predictor(test_score_thresh=0.5, test_nms_thresh=0.85).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    found = detect(predictor(test_score_thresh=0.5, test_nms_thresh=0.85), logits, torch.zeros(3, 8), boxes)
     assert len(found) == 3
 
 
@@ -51,9 +57,9 @@ def test_boxes_are_clipped_and_empty_or_broken_ones_dropped():
     boxes = torch.tensor([[-5.0, -5.0, 8.0, 8.0], [70.0, 10.0, 80.0, 20.0], [20.0, 20.0, 30.0, 30.0]])
     deltas = torch.zeros(3, 8)
     deltas[2, 0] = float("nan")
-    found = predictor(test_score_thresh=0.5).detect(logits_of(*[[0.9, 0.05, 0.05]] * 3), deltas, boxes, SIZE)
+    found = detect(predictor(test_score_thresh=0.5), logits_of(*[[0.9, 0.05, 0.05]] * 3), deltas, boxes)
     torch.testing.assert_close(found.pred_boxes, torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
-    nothing = predictor().detect(torch.zeros(0, 3), torch.zeros(0, 8), torch.zeros(0, 4), SIZE)
+    nothing = detect(predictor(), torch.zeros(0, 3), torch.zeros(0, 8), torch.zeros(0, 4))
     assert len(nothing) == 0 and nothing.pred_boxes.shape == (0, 4) and nothing.pred_classes.dtype == torch.int64
 
 
@@ -61,18 +67,37 @@ def test_an_object_between_two_classes_is_listed_once_with_their_probabilities_t
     boxes = torch.tensor([[2.0, 2, 10, 10], [2, 2, 10, 11], [20, 20, 30, 30]])
     logits = torch.tensor([[0.45, 0.5, 0.05], [0.4, 0.3, 0.3], [0.1, 0.02, 0.88]]).log()
     settings = {"test_score_thresh": 0.2, "test_nms_thresh": 0.5}
-    found = predictor(**settings, one_class_per_object=True).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    found = detect(predictor(**settings, one_class_per_object=True), logits, torch.zeros(3, 8), boxes)
     assert found.scores.tolist() == pytest.approx([0.95]) and found.pred_classes.tolist() == [1]
     assert found.pred_boxes.tolist() == [[2, 2, 10, 10]]
-    both = predictor(**settings).detect(logits, torch.zeros(3, 8), boxes, SIZE)
+    both = detect(predictor(**settings), logits, torch.zeros(3, 8), boxes)
     assert sorted(both.pred_classes.tolist()) == [0, 1]
 
 
 def test_offsets_of_the_detected_class_are_used():
     box = torch.tensor([[10.0, 10.0, 20.0, 20.0]])
     deltas = torch.tensor([[0.0, 0, 0, 0, 10.0, 0, 0, 0]])  # class 1: one width to the right
-    found = predictor(test_score_thresh=0.3).detect(logits_of([0.35, 0.6, 0.05]), deltas, box, SIZE)
+    found = detect(predictor(test_score_thresh=0.3), logits_of([0.35, 0.6, 0.05]), deltas, box)
     torch.testing.assert_close(found.pred_boxes, torch.tensor([[20.0, 10.0, 30.0, 20.0], [10.0, 10.0, 20.0, 20.0]]))
+
+
+def test_one_box_for_all_classes_serves_every_class():
+    box = torch.tensor([[10.0, 10.0, 20.0, 20.0]])
+    agnostic = predictor(test_score_thresh=0.3, cls_agnostic_bbox_reg=True)
+    assert agnostic.bbox_pred.out_features == 4
+    found = detect(agnostic, logits_of([0.35, 0.6, 0.05]), torch.tensor([[10.0, 0, 0, 0]]), box)
+    torch.testing.assert_close(found.pred_boxes, torch.tensor([[20.0, 10.0, 30.0, 20.0]] * 2))
+    assert found.pred_classes.tolist() == [1, 0]
+
+
+def test_more_objects_than_are_kept_are_told_once():
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [30.0, 10.0, 50.0, 30.0]])
+    few = predictor(test_score_thresh=0.25, test_topk_per_image=1)
+    with pytest.warns(UserWarning, match=r"2 objects .* best 1 are kept: raise box_predictor.test_topk_per_image"):
+        assert len(detect(few, logits_of([0.6, 0.1, 0.3], [0.5, 0.1, 0.4]), torch.zeros(2, 8), boxes)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detect(few, logits_of([0.6, 0.1, 0.3], [0.5, 0.1, 0.4]), torch.zeros(2, 8), boxes)
 
 
 def test_box_losses_by_hand():
