@@ -17,6 +17,7 @@ from deepdisc.errors import InputError, require_extra
 from deepdisc.files import write_failure, write_text
 from deepdisc.training import distributed
 from deepdisc.training.checkpoint import BEST, FINAL, numbered, save_state
+from deepdisc.training.phases import summary
 
 if TYPE_CHECKING:
     from deepdisc.training.trainer import Trainer
@@ -32,6 +33,9 @@ class Hook:
 
     def before_train(self, trainer: Trainer) -> None:
         """Once, before the first step."""
+
+    def on_phase(self, trainer: Trainer) -> None:
+        """Before the first step of each phase (or the first after resuming within it)."""
 
     def after_step(self, trainer: Trainer) -> None:
         """After each step; `trainer.iteration` counts it already."""
@@ -79,8 +83,11 @@ class LogHook(Hook):
         if not _due(trainer, self.period):
             return
         steps, self._steps = self._steps, []
-        names = list(dict.fromkeys(name for step in steps for name in step))
-        record = {name: sum(step.get(name, 0.0) for step in steps) / len(steps) for name in names}
+        columns: dict[str, list[float]] = {}
+        for name, value in (item for step in steps for item in step.items()):
+            columns.setdefault(name, []).append(value)
+        # a step that was skipped has no grad_norm
+        record = {name: sum(values) / len(values) for name, values in columns.items()}
         images = record.pop("images")
         record["lr"] = steps[-1]["lr"]
         record["images_per_s"] = images / record["step_s"]
@@ -218,6 +225,14 @@ class ProgressHook(Hook):
         """Show the bar."""
         self.progress.start()
         self.progress.update(self.task, completed=trainer.iteration)
+
+    def on_phase(self, trainer: Trainer) -> None:
+        """Say what learns."""
+        text = summary(trainer.plain_model, trainer.optimizer)
+        if len(trainer.phases) > 1:
+            number = trainer.phases.index(trainer.phase) + 1
+            text = f"phase {number} of {len(trainer.phases)}, until iteration {trainer.phase.end}: {text}"
+        self.console.print(text)
 
     def after_step(self, trainer: Trainer) -> None:
         """Advance."""

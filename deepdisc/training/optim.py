@@ -20,48 +20,49 @@ _NORMS = (
     nn.modules.instancenorm._InstanceNorm,
     nn.GroupNorm,
     nn.LayerNorm,
-    nn.LocalResponseNorm,
+    nn.RMSNorm,
 )
+_POSITION_TABLES = ("rel_pos_h", "rel_pos_w", "pos_embed")
 OPTIMIZERS = ("adamw", "sgd")
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, lr_factors: Mapping[str, float] | None = None
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    lr_factors: Mapping[str, float] | None = None,
+    layer_decay: float = 1.0,
 ) -> list[dict]:
     """Group the parameters that learn by learning rate and weight decay.
 
-    Norm layers, biases and other parameters with fewer than two dimensions are not decayed.
+    Norm layers, position tables, biases and other parameters with fewer than two dimensions are not decayed.
+    (detectron2's default optimiser decays biases like weights.)
 
     Args:
         model: frozen parameters (requires_grad False) are left out.
         lr: base learning rate.
         weight_decay: of all others.
         lr_factors: name prefix of a module -> factor of its learning rate; 0 freezes it. The longest prefix wins.
+        layer_decay: factor from a layer of the bottom-up network to the one below it, times the factor above.
 
     Returns:
         Groups as torch optimisers take them, each with "params", "lr", "weight_decay" and "names".
 
     Raises:
-        InputError: a prefix matches no parameter, or nothing is left to learn.
+        InputError: a prefix matches no parameter, a layer_decay out of range or for a model without layers, or nothing
+            is left to learn.
     """
-    factors = dict(lr_factors or {})
     undecayed = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
-    names = [name for name, _ in model.named_parameters()]
-    for prefix in factors:
-        if not any(_under(name, prefix) for name in names):
-            modules = [name for name, _ in model.named_modules() if name]
-            close = nearest(prefix, modules)
-            hint = f"; the nearest module is {close!r}" if close else ""
-            raise InputError(f"lr_factors: no parameter is below {prefix!r}{hint}")
+    factors = _rate_factors(model, lr_factors or {}, layer_decay)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
-        matching = [prefix for prefix in factors if _under(name, prefix)]
-        factor = float(factors[max(matching, key=len)]) if matching else 1.0
+        factor = factors[name]
         if factor == 0:
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if parameter.ndim < 2 or id(parameter) in undecayed else weight_decay
+        exempt = parameter.ndim < 2 or id(parameter) in undecayed or name.rpartition(".")[2] in _POSITION_TABLES
+        decay = 0.0 if exempt else weight_decay
         group = groups.setdefault(
             (factor, decay), {"params": [], "names": [], "lr": lr * factor, "weight_decay": decay}
         )
@@ -72,8 +73,53 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _under(name: str, prefix: str) -> bool:
+def _rate_factors(model: nn.Module, lr_factors: Mapping[str, float], layer_decay: float) -> dict[str, float]:
+    """Factor of the learning rate of every parameter, by name."""
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in lr_factors:
+        if not any(is_under(name, prefix) for name in names):
+            raise unknown_prefix("lr_factors", prefix, model)
+    factors = _layer_factors(model, layer_decay)
+    for name in names:
+        matching = [prefix for prefix in lr_factors if is_under(name, prefix)]
+        own = float(lr_factors[max(matching, key=len)]) if matching else 1.0
+        factors[name] = own * factors.get(name, 1.0)
+    return factors
+
+
+def _layer_factors(model: nn.Module, decay: float) -> dict[str, float]:
+    """Layer-wise decay (Bao et al. 2021, arXiv:2106.08254, app. H): decay ** (number of layers above a parameter)."""
+    if not 0 < decay <= 1:
+        raise InputError(f"layer_decay={decay} must be above 0 and at most 1; 1 gives all layers the same rate")
+    if decay == 1:
+        return {}
+    networks = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "num_layers") and hasattr(module, "layer_of")
+    }
+    if not networks:
+        raise InputError(
+            f"layer_decay={decay}: no network in this model counts its layers, as ResNet and MViT do (num_layers, "
+            "layer_of); use layer_decay=1, and lr_factors for single modules"
+        )
+    return {
+        f"{prefix}.{name}" if prefix else name: decay ** (network.num_layers + 1 - network.layer_of(name))
+        for prefix, network in networks.items()
+        for name, _ in network.named_parameters()
+    }
+
+
+def is_under(name: str, prefix: str) -> bool:
+    """Whether a parameter belongs to the module `prefix` (or is that parameter)."""
     return name == prefix or name.startswith(prefix + ".")
+
+
+def unknown_prefix(key: str, prefix: str, model: nn.Module) -> InputError:
+    """The error for a setting `key` that names a module which the model lacks."""
+    close = nearest(prefix, [name for name, _ in model.named_modules() if name])
+    hint = f"; the nearest module is {close!r}" if close else ""
+    return InputError(f"{key}: no parameter is below {prefix!r}{hint}")
 
 
 def build_optimizer(
@@ -84,9 +130,12 @@ def build_optimizer(
     momentum: float = 0.9,
     betas: Sequence[float] = (0.9, 0.999),
     lr_factors: Mapping[str, float] | None = None,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Build AdamW ("adamw", uses `betas`) or SGD ("sgd", uses `momentum`); see `parameter_groups` for the rest."""
-    groups = parameter_groups(model, lr, weight_decay, lr_factors)
+    if lr <= 0 or weight_decay < 0:
+        raise InputError(f"lr={lr} must be positive and weight_decay={weight_decay} not negative")
+    groups = parameter_groups(model, lr, weight_decay, lr_factors, layer_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas))
     if name == "sgd":

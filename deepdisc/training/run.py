@@ -26,6 +26,7 @@ from deepdisc.training.hooks import (
     ValidationHook,
     WandbHook,
 )
+from deepdisc.training.phases import read_phases
 from deepdisc.training.randomness import seed_everything
 from deepdisc.training.trainer import Trainer
 from deepdisc.training.validation import evaluate_losses
@@ -110,8 +111,7 @@ def build_trainer(
         model,
         loader,
         instantiate(cfg.optim.optimizer, model=model),
-        instantiate(cfg.optim.schedule),
-        settings.max_iter,
+        read_phases(cfg.optim.get("phases") or [], cfg.optim.schedule, settings.max_iter),
         device,
         _hooks(cfg, val),
         settings.precision,

@@ -18,12 +18,13 @@ from deepdisc.errors import InputError
 from deepdisc.training import distributed
 from deepdisc.training.hooks import Hook
 from deepdisc.training.interrupt import interrupt_flag
-from deepdisc.training.precision import PRECISIONS, autocast
+from deepdisc.training.phases import Phase, check_prefixes, frozen_norms
+from deepdisc.training.precision import MIN_SCALE, PRECISIONS, autocast, gradient_scaler
 from deepdisc.training.randomness import random_state, set_random_state
 
 
 class TrainingDivergedError(InputError):
-    """A loss or gradient is not finite."""
+    """A loss or gradient is not finite, or gradients overflow float16 again and again."""
 
 
 class Trainer:
@@ -33,11 +34,11 @@ class Trainer:
         model: list of samples -> dict of named losses, in training mode.
         loader: endless; with `state_dict` and `load_state_dict` its position is saved and restored.
         optimizer: its groups' learning rates are the base rates.
-        schedule: iteration -> factor of the base rates.
-        max_iter: where to stop.
+        phases: one after the other; the end of the last is the end of the training.
         device: of the model.
         hooks: called in order.
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16" or "float16" for autocast. In float16 the loss is scaled; a step whose
+            gradients overflow is skipped and halves the scale.
         clip_grad_norm: gradients of a larger total norm are scaled down to it; 0 for no limit.
         ema_decay: keep an exponential average of the weights with this decay; 0 for none.
     """
@@ -47,8 +48,7 @@ class Trainer:
         model: nn.Module,
         loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
-        schedule: Callable[[int], float],
-        max_iter: int,
+        phases: Sequence[Phase],
         device: torch.device | str = "cpu",
         hooks: Sequence[Hook] = (),
         precision: str = "float32",
@@ -62,15 +62,20 @@ class Trainer:
         if clip_grad_norm < 0:
             raise InputError(f"optim.clip_grad_norm={clip_grad_norm} must not be negative; 0 sets no limit")
         self.device = torch.device(device)
-        self.model = distributed.wrap(model, self.device)
-        self.loader, self.optimizer, self.schedule, self.max_iter = loader, optimizer, schedule, max_iter
+        check_prefixes(phases, model, optimizer)
+        self.model = model
+        self.loader, self.optimizer = loader, optimizer
+        self.phases, self.max_iter = list(phases), phases[-1].end
+        self.phase: Phase | None = None
         self.precision = PRECISIONS[precision]
+        self.scaler = gradient_scaler(self.device, self.precision)
         self.clip_grad_norm = clip_grad_norm or math.inf
         self.ema = None
         if ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.hooks = list(hooks)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._still: list[nn.Module] = []  # norms that keep their statistics in this phase
         self.iteration = 0
         self.last: dict[str, float] = {}  # losses and timing of the latest step
 
@@ -88,7 +93,7 @@ class Trainer:
         """Run until `max_iter`.
 
         Raises:
-            TrainingDivergedError: a loss or gradient is not finite.
+            TrainingDivergedError: a loss or gradient is not finite, or gradients overflow float16 again and again.
             KeyboardInterrupt: on the first SIGINT after the step in progress and a checkpoint, on the second at once.
         """
         try:
@@ -113,31 +118,57 @@ class Trainer:
         start = time.perf_counter()
         batch = next(batches)
         loaded = time.perf_counter()
+        if self.phase is None or self.iteration >= self.phase.end:
+            self._enter_phase()
         self.model.train()
-        factor = self.schedule(self.iteration)
+        for norm in self._still:
+            norm.eval()
+        factor = self.phase.rate_factor(self.iteration, self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         losses = self._losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        self.scaler.scale(sum(losses.values())).backward()
         # One transfer for all terms: on a GPU each would wait for the device.
         terms = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
         values = dict(zip(losses, terms, strict=True))
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm))
-        self._check_finite({**values, "grad_norm": norm}, batch)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.plain_model)
+        values |= self._update(values, batch)
         self.iteration += 1
         self.last = {
-            "loss": sum(values.values()),
+            "loss": sum(values[name] for name in losses),
             **values,
-            "grad_norm": norm,
             "lr": max(group["lr"] for group in self.optimizer.param_groups),
             "data_s": loaded - start,
             "step_s": time.perf_counter() - start,
             "images": len(batch) * distributed.world_size(),
         }
+
+    def _enter_phase(self) -> None:
+        self.phase = next(phase for phase in self.phases if self.iteration < phase.end)
+        model = self.plain_model
+        self.phase.freeze_others(model, self.optimizer)
+        self._still = frozen_norms(model)
+        # Wrapped anew, so that only gradients of what learns travel between the processes.
+        self.model = distributed.wrap(model, self.device)
+        self._call("on_phase")
+
+    def _update(self, values: Mapping[str, float], batch: list[dict[str, Any]]) -> dict[str, float]:
+        """Move the weights along the gradients, unless these overflow float16; returns more numbers for the record."""
+        scaled = self.scaler.is_enabled()
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm))
+        self._check_finite(values if scaled else {**values, "grad_norm": norm}, batch)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        skipped = not math.isfinite(norm)
+        if self.ema is not None and not skipped:
+            self.ema.update_parameters(self.plain_model)
+        if not scaled:
+            return {"grad_norm": norm}
+        scale = self.scaler.get_scale()
+        if scale < MIN_SCALE:
+            raise TrainingDivergedError(self._diverged(f"gradients overflow float16 even at a scale of {scale}", batch))
+        return {"grad_scale": scale, "skipped": float(skipped), **({} if skipped else {"grad_norm": norm})}
 
     def _losses(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         try:
@@ -156,9 +187,11 @@ class Trainer:
     def _diverged(self, what: str, batch: list[dict[str, Any]]) -> str:
         tiles = ", ".join(f"{sample.get('tile', '?')}{list(sample.get('window', ()))}" for sample in batch)
         rate = max(group["lr"] for group in self.optimizer.param_groups)
+        wider = "train with train.precision=bfloat16, whose range is wider, " if self.scaler.is_enabled() else ""
         return (
             f"training diverged at iteration {self.iteration}: {what}; tiles [window]: {tiles}; learning rate "
-            f"{rate:.3g}; lower the learning rate, lengthen the warm-up or clip gradients, and look at these tiles"
+            f"{rate:.3g}; {wider}lower the learning rate, lengthen the warm-up or clip gradients, and look at these "
+            "tiles"
         )
 
     def emit(self, record: dict[str, Any]) -> None:
@@ -182,6 +215,8 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
         if hasattr(self.loader, "state_dict"):
             state["sampler"] = self.loader.state_dict()
         return state
@@ -200,7 +235,11 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
+            # A run may go on in another precision; from float32 the scale begins anew.
+            if self.scaler.is_enabled() and "scaler" in state:
+                self.scaler.load_state_dict(state["scaler"])
             self.iteration = int(state["iteration"])
+            self.phase = None
             generators = state["rng"]
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
