@@ -45,6 +45,14 @@ def number_or_text(text: str) -> float | str:
         return text
 
 
+def names(text: str) -> list[str]:
+    """Read "g,r,i": names, each once."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names such as g,r,i, each once")
+    return found
+
+
 def shares(text: str) -> dict[str, float]:
     """Read "train=0.9,val=0.1"."""
     items = [[part.strip() for part in item.partition("=")] for item in text.split(",")]

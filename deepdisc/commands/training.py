@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deepdisc.arguments import natural, positive, shares
+from deepdisc.arguments import names, natural, positive, positive_float, shares, zero_points
 from deepdisc.commands.command import DONE, add_overrides, command
+from deepdisc.errors import InputError
 
 
 def add_prepare(commands) -> None:
@@ -16,24 +17,61 @@ def add_prepare(commands) -> None:
         "prepare",
         run_prepare,
         "cut mosaics with truth into a data set for training",
-        "deepdisc prepare sky/recipe.yaml --output sky_dataset",
-        "Splits by area of the sky: no object, and no neighbour of it, is in two splits.",
+        "deepdisc prepare sky/recipe.yaml --output sky_dataset\n"
+        "  deepdisc prepare train.json --images tiles --bands g,r,i --pixel-scale 0.2 --zero-point 27 --output mine",
+        "Splits by area of the sky: no object, and no neighbour of it, is in two splits.\n"
+        "Annotations are COCO JSON or a list of detectron2's dataset dicts; or a folder with train.json, val.json and\n"
+        "test.json, which are then the splits (`deepdisc export --to coco` writes one). Crowds are left out; where\n"
+        "outlines overlap, a pixel goes to the smallest object.",
     )
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="fields with their truth; simulate writes one")
+    parser.add_argument(
+        "recipe",
+        type=Path,
+        metavar="RECIPE.yaml|ANNOTATIONS",
+        help="fields with their truth, simulate writes one; or annotated images: .json, or a folder of them",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET")
     parser.add_argument("--tile-size", type=positive, default=512, metavar="PIXELS", help="default: 512")
     parser.add_argument(
         "--split", type=shares, metavar="train=F,val=F,test=F", help="shares of the sky; default: 0.8, 0.1, 0.1"
     )
     parser.add_argument("--seed", type=natural, default=0, help="which fields go where; default: 0")
+    group = parser.add_argument_group("what annotations and their images may not say")
+    group.add_argument("--images", type=Path, metavar="DIR", help="folder of the FITS or .npy files; default: theirs")
+    group.add_argument("--bands", type=names, metavar="g,r,i", help="bands of the images' planes, in their order")
+    group.add_argument("--pixel-scale", type=positive_float, metavar="ARCSEC", help="where there is no WCS")
+    group.add_argument(
+        "--zero-point", type=zero_points, metavar="Z|BAND=Z,...", help="AB zero point, or unit such as nJy"
+    )
+    group.add_argument("--classes", type=names, metavar="NAME,NAME", help="names by index, or their order")
 
 
 def run_prepare(args: argparse.Namespace) -> int:
     """`deepdisc prepare`."""
+    if args.recipe.suffix == ".json" or args.recipe.is_dir():
+        from deepdisc.data.coco import prepare_annotations
+
+        options = {keyword: getattr(args, name) for name, keyword in _ANNOTATED.items()}
+        cut = {"tile_size": args.tile_size, "fractions": args.split, "seed": args.seed}
+        print(prepare_annotations(args.recipe, args.output, **options, **cut))
+        return DONE
+    for name in _ANNOTATED:
+        if getattr(args, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option}: the recipe says this; it is for annotations (.json or a folder): leave it out")
     from deepdisc.data.prepare import prepare
 
     print(prepare(args.recipe, args.output, tile_size=args.tile_size, fractions=args.split, seed=args.seed))
     return DONE
+
+
+_ANNOTATED = {
+    "images": "images",
+    "bands": "bands",
+    "pixel_scale": "pixel_scale",
+    "zero_point": "zero_points",
+    "classes": "class_names",
+}
 
 
 def add_train(commands) -> None:
