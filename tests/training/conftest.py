@@ -1,10 +1,13 @@
-"""One small data set for all trainings here."""
+"""One small data set for all trainings here, and a finger on Ctrl-C."""
+
+import signal
 
 import blob_sky
 import pytest
 
 from deepdisc import model_zoo
 from deepdisc.data.prepare import prepare
+from deepdisc.training.trainer import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,20 @@ def blobs(tmp_path_factory):
 def trusted_tiny_model(monkeypatch):
     """Checkpoints of the tests may name the tests' own detector."""
     monkeypatch.setattr(model_zoo, "TRUSTED", (*model_zoo.TRUSTED, "tiny_model."))
+
+
+@pytest.fixture
+def stop_in(monkeypatch):
+    """Press Ctrl-C `times` times in the middle of the step with this number: losses computed, weights still old."""
+    limit = {"step": -1, "times": 1}
+    original = Trainer._losses
+
+    def losses(self, batch):
+        found = original(self, batch)
+        if self.iteration + 1 == limit["step"]:
+            for _ in range(limit["times"]):
+                signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(Trainer, "_losses", losses)
+    return lambda step, times=1: limit.update(step=step, times=times)

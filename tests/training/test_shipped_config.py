@@ -3,23 +3,22 @@
 import blob_sky
 import pytest
 import torch
+from runs import trainer_of
 
-from deepdisc.config import instantiate, load
+from deepdisc.config import load
 from deepdisc.data.dataset import TileDataset
 from deepdisc.data.prepare import prepare
 from deepdisc.model_zoo import load_model
 from deepdisc.structures import box_iou
 from deepdisc.training import train
-from deepdisc.training.run import build_trainer
 
 SMALL = ["bands=[g,r]", "data.crop_size=64", "data.batch_size=2", "train.device=cpu"]
 
 
 def test_the_shipped_config_steps_once_and_every_parameter_gets_a_finite_gradient(blobs, tmp_path):
     cfg = load("configs/ugriz_r18.py", [*SMALL, f"data.path={blobs}", f"train.output_dir={tmp_path}"])
-    torch.manual_seed(0)
-    model = instantiate(cfg.model)
-    trainer = build_trainer(cfg, model, instantiate(cfg.data.train, rank=0, world_size=1), None, torch.device("cpu"))
+    trainer = trainer_of(cfg)
+    model = trainer.plain_model
     trainer.step(iter(trainer.loader))
     expected = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_redshift"}
     assert expected <= set(trainer.last)

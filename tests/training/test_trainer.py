@@ -8,55 +8,17 @@ import threading
 import numpy as np
 import pytest
 import torch
+from runs import assert_same_run, records, states_equal, trainer_of
 from tiny_model import TinyDetector, config
 
-from deepdisc.config import instantiate, load
+from deepdisc.config import load
 from deepdisc.data.dataset import TileDataset, eval_loader
 from deepdisc.errors import InputError
 from deepdisc.training import evaluate_losses, train
 from deepdisc.training.checkpoint import load_state
 from deepdisc.training.interrupt import interrupt_flag
 from deepdisc.training.randomness import random_state, set_random_state
-from deepdisc.training.run import build_trainer
-from deepdisc.training.trainer import Trainer, TrainingDivergedError
-
-
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def states_equal(a, b):
-    """Deep equality, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(states_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(states_equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-def assert_same_run(first, second):
-    first, second = load_state(first), load_state(second)
-    for part in ("model", "ema", "optimizer", "iteration", "rng", "sampler", "hooks"):
-        assert states_equal(first[part], second[part]), part
-
-
-@pytest.fixture
-def stop_in(monkeypatch):
-    """Press Ctrl-C `times` times in the middle of the step with this number: losses computed, weights still old."""
-    limit = {"step": -1, "times": 1}
-    original = Trainer._losses
-
-    def losses(self, batch):
-        found = original(self, batch)
-        if self.iteration + 1 == limit["step"]:
-            for _ in range(limit["times"]):
-                signal.raise_signal(signal.SIGINT)
-        return found
-
-    monkeypatch.setattr(Trainer, "_losses", losses)
-    return lambda step, times=1: limit.update(step=step, times=times)
+from deepdisc.training.trainer import TrainingDivergedError
 
 
 def test_the_loss_falls_and_the_files_are_there(blobs, tmp_path):
@@ -270,33 +232,12 @@ def test_gradients_are_clipped_by_their_total_norm(blobs, tmp_path):
     )
     cfg.optim.optimizer.momentum = 0.0
     cfg.optim.schedule.warmup_iters = 0
-    model = instantiate(cfg.model)
-    trainer = build_trainer(cfg, model, instantiate(cfg.data.train, rank=0, world_size=1), None, torch.device("cpu"))
-    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    trainer = trainer_of(cfg)
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.plain_model.parameters()])
     trainer.step(iter(trainer.loader))
-    moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    moved = torch.cat([p.detach().flatten() for p in trainer.plain_model.parameters()]) - before
     assert trainer.last["grad_norm"] > 0.01
     assert float(moved.norm()) == pytest.approx(0.01 * 0.01, rel=1e-3)
-
-
-def test_averaged_weights_lag_behind_and_are_what_is_validated(blobs, tmp_path):
-    cfg = config(blobs, tmp_path, "train.max_iter=6", "train.eval_period=6")
-    train(cfg)
-    state = load_state(tmp_path / "model_final.pth")
-    averaged = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
-    assert averaged.keys() == state["model"].keys()
-    assert not torch.equal(averaged["first.weight"], state["model"]["first.weight"])
-    model = TinyDetector()
-    model.load_state_dict(averaged)
-    loader = instantiate(cfg.data.val, rank=0, world_size=1)
-    assert evaluate_losses(model, loader)["val_loss"] == records(tmp_path)[-1]["val_loss"]
-
-
-def test_bfloat16_and_channels_last_train(blobs, tmp_path):
-    train(config(blobs, tmp_path, "train.precision=bfloat16", "train.channels_last=true", "train.max_iter=30"))
-    losses = [record["loss"] for record in records(tmp_path) if "loss" in record]
-    assert losses[-1] < losses[0]
-    assert load_state(tmp_path / "model_final.pth")["model"]["first.weight"].dtype == torch.float32
 
 
 def test_eval_only_reports_the_last_checkpoint(blobs, tmp_path):
@@ -329,7 +270,7 @@ def test_training_starts_from_given_weights(blobs, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.precision=float8", "precision='float8' is not one of float32, bfloat16"),
+        ("train.precision=float8", "precision='float8' is not one of float32, bfloat16, float16"),
         ("train.ema_decay=1.5", "ema_decay=1.5 must be below 1"),
         ("optim.clip_grad_norm=-1", "optim.clip_grad_norm=-1 must not be negative"),
         ("train.log_period=0", "train.log_period=0 must be at least 1"),

@@ -14,12 +14,12 @@ from deepdisc.structures import ImageBatch
 class TinyDetector(nn.Module):
     """Two convolutions with a batch norm; like the detector it samples at random inside its losses."""
 
-    def __init__(self, width: int = 6, bands: int = 2, explode_at: float = float("inf")):
+    def __init__(self, width: int = 6, bands: int = 2, explode_at: float = float("inf"), gain: float = 1.0):
         super().__init__()
         self.first = nn.Conv2d(bands, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width)
         self.last = nn.Conv2d(width, 1, 3, padding=1)
-        self.explode_at = explode_at
+        self.explode_at, self.gain = explode_at, gain
         self.calls = 0
 
     def forward(self, batch):
@@ -39,7 +39,7 @@ class TinyDetector(nn.Module):
             target[: dense.shape[1], : dense.shape[2]] = dense.any(dim=0)
         chosen = torch.rand(logits.shape) < 0.5
         return {
-            "loss_mask": F.binary_cross_entropy_with_logits(logits[chosen], targets[chosen]),
+            "loss_mask": self.gain * F.binary_cross_entropy_with_logits(logits[chosen], targets[chosen]),
             "loss_edge": 0.1 * (logits[chosen].sigmoid() - targets[chosen]).abs().mean(),
         }
 
