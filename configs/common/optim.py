@@ -1,5 +1,6 @@
 """How to train: optimiser, learning-rate schedule, and the run itself."""
 
+from deepdisc.backbones.stem import BandAdapter
 from deepdisc.config import L
 from deepdisc.training.optim import WarmupCosine, build_optimizer
 
@@ -25,7 +26,10 @@ train = {
     "precision": "float32",  # or bfloat16, float16 (autocast; the latter with a gradient scaler)
     "channels_last": True,
     "ema_decay": 0.999,  # average of the weights, which is validated and exported; 0 for none
-    "init_checkpoint": None,  # weights to start from: .pth, .pkl or .safetensors
+    "init_checkpoint": None,  # weights to start from: .pth, .pkl or .safetensors, of this or another program
+    # the first convolution for other bands than the checkpoint's. method: mean, repeat, wavelength; wavelengths_um:
+    # {g: 0.48, r: 0.62, ...}; file_bands: names of the checkpoint's bands, where it does not tell: [blue, green, red]
+    "init_bands": L(BandAdapter)(method="mean", wavelengths_um=None, file_bands=None),
     "log_period": 20,
     "eval_period": 1000,
     "checkpoint_period": 1000,

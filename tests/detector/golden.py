@@ -88,7 +88,7 @@ def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
     mean, gain, fan = next(rule[1:] for rule in WEIGHT_RULES if re.search(rule[0], key))
     uniform = np.random.RandomState(zlib.crc32(b"v4:" + key.encode())).random_sample(shape) * 2.0 - 1.0
     if fan is None:
-        return (mean + gain * uniform).astype(np.float32)
+        return np.asarray(mean + gain * uniform, dtype=np.float32)
     inputs = shape[0] if fan == "transposed" else np.prod(shape[1:])
     return (uniform * (np.sqrt(3.0) * gain / np.sqrt(float(inputs)))).astype(np.float32)
 
@@ -135,6 +135,10 @@ class Reference:
     def full(cls, folder: Path, name: str) -> "Reference":
         """All numbers, from the folder beside the repository."""
         cases = {path.stem: dict(np.load(path)) for path in sorted((folder / name).glob("train_*.npz"))}
+        for case, losses in json.loads((folder / name / "losses.json").read_text()).items():
+            # stochastic depth: only losses are known
+            if case not in cases:
+                cases[case] = {f"loss/{key}": np.float64(value) for key, value in losses.items()}
         keys = {key: value["shape"] for key, value in json.loads((folder / name / "keys.json").read_text()).items()}
         return cls(name, dict(np.load(folder / "inputs.npz")), dict(np.load(folder / name / "eval.npz")), cases, keys)
 
@@ -148,9 +152,10 @@ class Reference:
         inputs, evaluation = parts.pop("inputs"), parts.pop("eval")
         return cls(path.stem, inputs, evaluation, parts)
 
-    def model(self):
+    def model(self, *overrides: str):
         """The model with the reference weights, in evaluation mode."""
-        model = instantiate(load(*MODELS[self.name]).model)
+        config, settings = MODELS[self.name]
+        model = instantiate(load(config, [*settings, *overrides]).model)
         state = {key: torch.from_numpy(fill(key, tuple(value.shape))) for key, value in model.state_dict().items()}
         model.load_state_dict(state)
         return model.eval()

@@ -43,6 +43,8 @@ def features(reference, model):
 def assert_matched(given: dict, wanted: dict, fraction: float = 1.0):
     """Assert that sets of boxes agree: each wanted box has a given one within 2e-3 pixels and with the same values."""
     assert abs(len(given["boxes"]) - len(wanted["boxes"])) <= (1 - fraction) * len(wanted["boxes"])
+    if not len(wanted["boxes"]):
+        return
     same = (given["boxes"][:, None] - wanted["boxes"][None]).abs().amax(dim=2) < 2e-3
     for name, tolerance in {"scores": 1e-4, "logits": 5e-4, "classes": 0.5}.items():
         if name in wanted:
@@ -160,7 +162,7 @@ def test_detections_from_pixels(reference, model, monkeypatch, tag, score, nms, 
         assert_matched(own, wanted, fraction=0.99)
         torch.testing.assert_close(given.scores, wanted["scores"], atol=1e-4, rtol=0)
         masks = reference.evaluation.get(f"det_{tag}/post1x_masks_packed_{i}")
-        if masks is not None:
+        if masks is not None and len(masks):
             order = torch.cdist(given.pred_boxes, wanted["boxes"]).argmin(dim=0)
             assert_masks_agree(given.pred_masks[order], masks)
 
@@ -168,7 +170,7 @@ def test_detections_from_pixels(reference, model, monkeypatch, tag, score, nms, 
 def assert_masks_agree(given, packed: np.ndarray):
     """Assert that masks differ in a few pixels at most, those whose probability is one half to within rounding."""
     wanted = torch.from_numpy(np.unpackbits(packed, axis=-1, count=given.image_size[1]).astype(bool))
-    assert wanted.any()
+    assert wanted.any() or not len(wanted)
     different = (given.to_dense() != wanted).sum()
     assert different <= 1e-4 * wanted.sum() + 3
 
@@ -234,10 +236,17 @@ def test_losses_and_gradients(reference, monkeypatch, case):
         assert gradient.sum().item() == pytest.approx(stored["grad/sum"][i], abs=spread), name
         first = stored["grad/first4"][i][: gradient.numel()]
         np.testing.assert_allclose(gradient.flatten()[:4], first, atol=max(1e-3 * norm, ZERO), err_msg=name)
-    state = model.state_dict()
-    for key, wanted in stored.items():
-        if key.startswith("buffer_after/"):  # running statistics of the batch norms
-            torch.testing.assert_close(state[key.split("/")[1]], torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
+
+
+def test_stochastic_depth_draws_the_same_random_numbers(reference):
+    case = "train_poly_permtorch_droppath0.2_seed0"
+    if case not in reference.training:
+        pytest.skip(f"{reference.name} has no stochastic depth")
+    model = reference.model("model.backbone.bottom_up.drop_path_rate=0.2").train()
+    torch.manual_seed(0)
+    losses = model([{"image": reference.image(i), "instances": reference.truth(i, polygons=True)} for i in range(2)])
+    wanted = {name.removeprefix("loss/"): value for name, value in reference.training[case].items()}
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(wanted, rel=2e-5)
 
 
 # a key's bias in global attention moves all logits alike: its gradient is zero but for rounding
