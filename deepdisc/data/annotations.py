@@ -30,7 +30,7 @@ class Annotation:
         label: what it is called in messages.
         class_id: index of its class.
         box: x0, y0, x1, y1, pixel edges; None where only the outline is given.
-        segmentation: as in the file; see `outlines.to_mask`.
+        segmentation: as in the file; see `outlines.draw`.
         values: everything else that is known of the object.
     """
 

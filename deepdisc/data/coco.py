@@ -22,7 +22,6 @@ from typing import Any
 import fitsio
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
@@ -306,11 +305,8 @@ class _FieldWriter:
 
     def _draw(self, image: AnnotatedImage, shape: tuple[int, int]) -> tuple[pd.DataFrame, np.ndarray]:
         """The image's truth table, and its map of object ids."""
-        masks = [RegionMasks.empty(shape)]  # each kept in its own region: thousands of whole images are too many
-        for item in image.objects:
-            mask = outlines.to_mask(item.segmentation, shape, item.label)
-            masks.append(RegionMasks.from_dense(torch.from_numpy(mask)[None]))
-        masks = RegionMasks.cat(masks)
+        drawn = [outlines.draw(item.segmentation, shape, item.label) for item in image.objects]
+        masks = RegionMasks.cat([RegionMasks.empty(shape), *drawn])
         areas = masks.areas().numpy()
         compact = np.zeros(shape, np.int32)
         for i in np.argsort(-areas, kind="stable"):

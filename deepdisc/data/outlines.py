@@ -1,6 +1,6 @@
 """Outlines of objects as COCO writes them, run-length codes and polygons, from masks and back.
 
-Legend: masks are bool (height, width) of the whole image. A polygon is `x0, y0, x1, y1, ...` in pixel-edge coordinates
+Legend: a mask is bool (height, width), of the whole image. A polygon is `x0, y0, x1, y1, ...` in pixel-edge coordinates
 (pixel i covers [i, i+1)). Polygons made here run along the edges of pixels, so that pycocotools draws the same mask
 again; but polygons can only be united, so an outline with a hole has none.
 """
@@ -13,9 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 
 from deepdisc.errors import InputError
+from deepdisc.structures import PolygonMasks, RegionMasks
 
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def _polygon(points: np.ndarray) -> list[int]:
     return points[(points != np.roll(points, 1, axis=0)).any(axis=1)].ravel().tolist()
 
 
-def to_mask(segmentation: Any, shape: tuple[int, int], label: str) -> np.ndarray:
-    """Draw a COCO segmentation: polygons, which are united, or a run-length code, compressed or not.
+def draw(segmentation: Any, shape: tuple[int, int], label: str) -> RegionMasks:
+    """The mask, one, of a COCO segmentation: polygons, which are united, or a run-length code, compressed or not.
 
     Args:
         segmentation: as in the JSON file.
@@ -51,19 +53,19 @@ def to_mask(segmentation: Any, shape: tuple[int, int], label: str) -> np.ndarray
         InputError: it is none of these, of another image size, or malformed.
     """
     if isinstance(segmentation, dict):
-        code = _checked_rle(segmentation, shape, label)
-    elif isinstance(segmentation, list) and segmentation:
-        polygons = [_checked_polygon(part, shape, label) for part in segmentation]
-        code = coco_mask.merge(coco_mask.frPyObjects(polygons, *shape))
-    else:
-        raise InputError(
-            f"{label}: its segmentation is {_short(segmentation)}; give polygons [[x, y, ...], ...] or a run-length "
-            "code {size, counts}"
-        )
-    return coco_mask.decode(code).astype(bool)
+        mask = coco_mask.decode(_checked_rle(segmentation, shape, label))
+        return RegionMasks.from_dense(torch.from_numpy(mask)[None])
+    if isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            _check_polygon(polygon, shape, label)
+        return PolygonMasks([segmentation], shape).rasterize()
+    raise InputError(
+        f"{label}: its segmentation is {_short(segmentation)}; give polygons [[x, y, ...], ...] or a run-length code "
+        "{size, counts}"
+    )
 
 
-def _checked_polygon(polygon: Any, shape: tuple[int, int], label: str) -> list[float]:
+def _check_polygon(polygon: Any, shape: tuple[int, int], label: str) -> None:
     numbers = isinstance(polygon, Sequence) and all(
         isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in polygon
     )
@@ -78,7 +80,6 @@ def _checked_polygon(polygon: Any, shape: tuple[int, int], label: str) -> list[f
             f"{label}: polygon {_short(polygon)} leaves its image of {shape[1]} x {shape[0]} pixels by more than the "
             "image's size; is it of this image?"
         )
-    return [float(value) for value in polygon]
 
 
 def _checked_rle(code: dict[str, Any], shape: tuple[int, int], label: str) -> dict[str, Any]:
