@@ -11,7 +11,7 @@ import yaml
 from deepdisc.errors import InputError
 from deepdisc.files import read_yaml
 
-_CHECKPOINTS = (".pth", ".pkl", ".safetensors")
+_CHECKPOINTS = (".pth", ".pkl", ".pyth", ".safetensors")
 _TABLES = (".parquet", ".pq", ".ecsv", ".csv")
 
 
@@ -75,11 +75,12 @@ def _mosaic(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from deepdisc.training.checkpoint import read_weights
+    from deepdisc.training.weights import read_weights
 
     weights = read_weights(path)
     return {
         "kind": "checkpoint",
+        "program": weights.origin.program,
         "tensors": len(weights.tensors),
         "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
         **{key: value for key, value in weights.about.items() if value is not None},

@@ -10,14 +10,23 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 from torch import nn
 
+from deepdisc.backbones.stem import BandAdapter
 from deepdisc.config import from_yaml, instantiate, load, shipped
 from deepdisc.errors import InputError, nearest
 from deepdisc.files import sha256
 from deepdisc.lazy import TARGET, locate
 from deepdisc.overrides import apply_override
-from deepdisc.training.checkpoint import export_safetensors, load_weights, read_weights
+from deepdisc.training.loading import Adapter, LoadReport, load_weights
+from deepdisc.training.weights import (
+    SUFFIXES,
+    Weights,
+    export_detectron2,
+    export_safetensors,
+    read_weights,
+)
 
 REQUIRED = ("config", "weights", "sha256", "bands", "pixel_scale_arcsec", "training_set", "command", "scores")
 # To build a config is to call what it names, and a checkpoint may come from anybody. Add modules of your own here.
@@ -83,29 +92,69 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         InputError: unknown name, unreadable file, no config, a config in the checkpoint that names anything but the
             classes of `TRUSTED` modules, or weights of another architecture than the config's.
     """
+    weights = _read(name_or_path)
+    cfg = _config_of(weights)
+    model = instantiate(cfg.model)
+    load_weights(model, weights, strict=True, bands=cfg.get("bands"))
+    return model.to(device).eval(), cfg
+
+
+def adapt_model(
+    name_or_path: str | Path, cfg: DictConfig, adapter: Adapter | None = None
+) -> tuple[nn.Module, LoadReport]:
+    """Build the model of a config and start it from a checkpoint that was made for other bands, classes or heads.
+
+    For example a 3-band detectron2 file in a 9-band model::
+
+        cfg = load("configs/common/resnet_fpn.py", ["num_bands=9", "num_classes=2"])
+        model, report = adapt_model("model_final_f10217.pkl", cfg, BandAdapter("repeat"))
+
+    Args:
+        name_or_path: as for `load_model`; no config is needed.
+        cfg: with `model`, and `bands` where bands are to be found by name.
+        adapter: how the first convolution is made; by default as cfg.train.init_bands says, else by the mean.
+
+    Returns:
+        The model, on the CPU in evaluation mode, and what became of each tensor.
+
+    Raises:
+        InputError: see `deepdisc.training.loading.load_weights`.
+    """
+    if adapter is None:
+        settings = OmegaConf.select(cfg, "train.init_bands")
+        adapter = BandAdapter() if settings is None else instantiate(settings)
+    model = instantiate(cfg.model)
+    report = load_weights(model, _read(name_or_path), strict=False, bands=cfg.get("bands"), adapter=adapter)
+    return model.eval(), report
+
+
+def _read(name_or_path: str | Path) -> Weights:
+    """The weights of a file, or of a model by its name."""
     path = Path(name_or_path)
     if not path.is_file():
-        if path.suffix in (".pth", ".pkl", ".safetensors"):
+        if path.suffix in SUFFIXES:
             raise InputError(f"no checkpoint at {path}; `deepdisc models list` names those that are shipped")
         path = verify(str(name_or_path))
-    weights = read_weights(path)
+    return read_weights(path)
+
+
+def _config_of(weights: Weights) -> DictConfig:
+    """The config inside a checkpoint, if it is harmless, or beside it."""
+    path = weights.source
     beside = path.parent / "config.yaml"
-    if weights.config is not None:
-        source = f"config inside {path}"
-        cfg = from_yaml(weights.config, source)
-        try:
-            _check_trusted(OmegaConf.to_container(cfg.model, resolve=True), source)
-        except OmegaConfBaseException as error:
-            raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
-    elif beside.is_file():
-        cfg = load(beside)
-    else:
+    if weights.config is None and beside.is_file():
+        return load(beside)
+    if weights.config is None:
         raise InputError(
             f"{path} holds no config and there is no config.yaml beside it; put there the config it was trained with"
         )
-    model = instantiate(cfg.model)
-    load_weights(model, weights, strict=True)
-    return model.to(device).eval(), cfg
+    source = f"config inside {path}"
+    cfg = from_yaml(weights.config, source)
+    try:
+        _check_trusted(OmegaConf.to_container(cfg.model, resolve=True), source)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+    return cfg
 
 
 def _check_trusted(node: Any, source: str) -> None:
@@ -123,21 +172,42 @@ def _check_trusted(node: Any, source: str) -> None:
         _check_trusted(item, source)
 
 
-def export(checkpoint: str | Path, output: str | Path, overrides: Sequence[str] = ()) -> Path:
-    """Write a checkpoint's weights (averaged, if it has such) as one .safetensors file that `load_model` reads.
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    overrides: Sequence[str] = (),
+    to: str = "safetensors",
+    keep_heads: bool = False,
+) -> Path:
+    """Write a checkpoint's weights (averaged, if it has such) for this program or for detectron2.
 
     Args:
         checkpoint: name or path, see `load_model`.
         output: the file to write.
         overrides: "key=value" changes of the config that the file will carry: thresholds and the like.
+        to: "safetensors": weights and config in one file, which `load_model` reads. "detectron2": {"model": ...} under
+            detectron2's keys; what its config must say is printed.
+        keep_heads: "detectron2": our measurement heads, too, for `deepdisc.interop.detectron2`; the other always has
+            them.
 
     Raises:
-        InputError: `output` is no .safetensors, an unknown key, or one that the weights do not fit any more.
+        InputError: `output` has another suffix than the format, an unknown key, or one that the weights do not fit any
+            more, or overrides where the format has none.
     """
     output = Path(output)
-    if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: the exported model is a .safetensors file; give it that suffix")
+    suffix = {"safetensors": ".safetensors", "detectron2": ".pth"}[to]
+    if output.suffix != suffix:
+        other = "; --to detectron2 writes .pth" if output.suffix == ".pth" else ""
+        raise InputError(f"--output {output}: the exported model is a {suffix} file; give it that suffix{other}")
+    if overrides and to == "detectron2":
+        raise InputError(f"{overrides[0]}: detectron2's file holds no settings; change them in its config")
     model, cfg = load_model(checkpoint)
+    if to == "detectron2":
+        heads = export_detectron2(model, output, keep_heads)
+        Console(stderr=True, soft_wrap=True).print(
+            detectron2_notes(cfg, heads, keep_heads), highlight=False, markup=False
+        )
+        return output
     for text in overrides:
         apply_override(cfg, text)
     changed = instantiate(cfg.model)
@@ -147,3 +217,48 @@ def export(checkpoint: str | Path, output: str | Path, overrides: Sequence[str] 
         raise InputError(f"{' '.join(overrides)}: {checkpoint} has another architecture; train anew with it") from error
     export_safetensors(changed, cfg, output)
     return output
+
+
+# Settings that a state dict does not hold; where detectron2's LazyConfig has another name, that too.
+_FOR_DETECTRON2 = {
+    "pixel_mean": None,
+    "pixel_std": None,
+    "backbone.bottom_up.in_channels": "backbone.bottom_up.stem.in_channels (MViT: bottom_up.in_chans)",
+    "backbone.bottom_up.stride_in_1x1": "backbone.bottom_up.stages.stride_in_1x1",
+    "backbone.bottom_up.norm": "backbone.bottom_up.stages.norm",
+    "backbone.out_channels": None,
+    "proposal_generator.anchor_generator.sizes": None,
+    "proposal_generator.anchor_generator.aspect_ratios": None,
+    "roi_heads.num_classes": None,
+}
+
+
+def detectron2_notes(cfg: DictConfig, heads: Sequence[str] = (), keep_heads: bool = False) -> list[str]:
+    """What detectron2's config must say for an exported model, and what detectron2 cannot do, in lines.
+
+    Args:
+        cfg: of the model.
+        heads: names of the tensors of our measurement heads.
+        keep_heads: whether they are written.
+    """
+    lines = ["detectron2's config must have:"]
+    for ours, theirs in _FOR_DETECTRON2.items():
+        value = OmegaConf.select(cfg.model, ours)
+        if value is not None:
+            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else repr(value)
+            lines.append(f"  model.{theirs or ours} = {value}")
+    if cfg.get("bands"):
+        lines.append(f"  images of the bands {', '.join(cfg.bands)}, in this order")
+    cannot = {
+        "model.stretch": (None, "the stretch: give it images that are stretched already"),
+        "model.backbone.bottom_up.stem_max_pool": (True, "a stem without max-pool: a stem class of your own"),
+        "model.roi_heads.box_predictor.one_class_per_object": (False, "one class per object: an object may come twice"),
+    }
+    for key, (default, text) in cannot.items():
+        if OmegaConf.select(cfg, key, default=default) != default:
+            lines.append(f"detectron2 does not have {text} ({key})")
+    if heads:
+        names = sorted({name.split(".")[2] for name in heads})
+        fate = "written under our names, for deepdisc.interop.detectron2" if keep_heads else "left out (--keep-heads)"
+        lines.append(f"measurement heads {', '.join(names)}: {fate}")
+    return lines

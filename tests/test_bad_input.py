@@ -9,7 +9,7 @@ import pytest
 
 from deepdisc import cli
 from deepdisc.config import instantiate, load
-from deepdisc.training.checkpoint import export_safetensors
+from deepdisc.training.weights import export_safetensors
 
 BANDS = ("u", "g", "r", "i", "z")
 NARROW = [
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_architecture(field, model, tmp_path, capsys):
     import torch
 
     from deepdisc.config import save
-    from deepdisc.training.checkpoint import read_weights
+    from deepdisc.training.weights import read_weights
 
     torch.save({"model": read_weights(model).tensors}, tmp_path / "other.pth")
     save(load("configs/ugriz_r18.py", [*NARROW, "model.backbone.bottom_up.depth=34"]), tmp_path / "config.yaml")

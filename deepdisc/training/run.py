@@ -15,7 +15,7 @@ from deepdisc.config import from_yaml, instantiate, save, to_yaml
 from deepdisc.errors import InputError
 from deepdisc.files import write_json
 from deepdisc.training import distributed
-from deepdisc.training.checkpoint import BEST, FINAL, load_newest, load_weights, numbered, read_weights
+from deepdisc.training.checkpoint import BEST, FINAL, load_newest, numbered
 from deepdisc.training.hooks import (
     CheckpointHook,
     Hook,
@@ -26,10 +26,12 @@ from deepdisc.training.hooks import (
     ValidationHook,
     WandbHook,
 )
+from deepdisc.training.loading import load_weights
 from deepdisc.training.phases import read_phases
 from deepdisc.training.randomness import seed_everything
 from deepdisc.training.trainer import Trainer
 from deepdisc.training.validation import evaluate_losses
+from deepdisc.training.weights import read_weights
 
 TRACKERS = {"tensorboard": TensorBoardHook, "wandb": WandbHook}
 
@@ -147,7 +149,8 @@ def start(trainer: Trainer, cfg: DictConfig, resume: bool) -> None:
     elif resume:
         _say(f"no checkpoint in {folder}: starting from the beginning")
     if found is None and cfg.train.init_checkpoint is not None:
-        load_weights(trainer.plain_model, read_weights(cfg.train.init_checkpoint), strict=False)
+        weights, adapter = read_weights(cfg.train.init_checkpoint), instantiate(cfg.train.init_bands)
+        load_weights(trainer.plain_model, weights, strict=False, bands=cfg.get("bands"), adapter=adapter)
         if trainer.ema is not None:
             trainer.ema.module.load_state_dict(trainer.plain_model.state_dict())
     # Not before: a run that cannot be resumed must keep the config it was made with.
@@ -170,7 +173,7 @@ def _evaluate_only(cfg: DictConfig, model: nn.Module, val: Iterable | None, devi
         if not candidates:
             raise InputError(f"--eval-only: no checkpoint in {folder}; give train.init_checkpoint=FILE")
         checkpoint = candidates[0]
-    load_weights(model, read_weights(checkpoint), strict=True)
+    load_weights(model, read_weights(checkpoint), strict=True, bands=cfg.get("bands"))
     losses = evaluate_losses(model, val, device, cfg.train.precision)
     if distributed.is_main():
         write_json(folder / "eval_losses.json", {"checkpoint": Path(checkpoint).name, **losses})

@@ -1,0 +1,74 @@
+"""Files of weights in the forms that other programs write."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+
+def equal(a, b) -> bool:
+    """Whether two state dicts are the same, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def write(model, path: Path, kind: str) -> Path:
+    """Write a model's state dict as detectron2 ("detectron2", "bare" .pth) or its model zoo ("pkl") does."""
+    state = model.state_dict()
+    if kind == "detectron2":
+        torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}, "iteration": 7}, path)
+    elif kind == "bare":
+        torch.save(state, path)
+    elif kind == "pkl":
+        arrays = OrderedDict((name, value.numpy()) for name, value in state.items())
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "zoo", "matching_heuristics": True}, protocol=2))
+    return path
+
+
+def write_caffe2(state, path: Path) -> Path:
+    """Write a Mask R-CNN's state dict as Detectron did: blobs, norms without statistics, background first."""
+    blobs = {}
+    for name, value in state.items():
+        if name.endswith(("running_mean", "running_var")):
+            continue
+        if "cls_score" in name:
+            value = torch.cat([value[-1:], value[:-1]])
+        elif "bbox_pred" in name:
+            value = torch.cat([torch.full_like(value[:4], 7.0), value])
+        elif "mask_head.predictor" in name:
+            value = torch.cat([torch.full_like(value[:1], 7.0), value])
+        blobs[caffe2_name(name)] = value.numpy()
+        blobs[caffe2_name(name) + "_momentum"] = value.numpy()
+    blobs |= {"fc1000_w": torch.ones(3, 2).numpy(), "lr": torch.ones(1).numpy()}
+    path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "MODEL: {}"}, protocol=2))
+    return path
+
+
+def caffe2_name(name: str) -> str:
+    """Detectron's blob of a parameter of Mask R-CNN R50-FPN."""
+    layer, part = re.fullmatch(r"(.*?)\.((?:norm\.)?(?:weight|bias))", name).groups()
+    last = {"weight": "w", "bias": "b", "norm.weight": "bn_s", "norm.bias": "bn_b"}[part]
+    layer = layer.removeprefix("backbone.").removeprefix("bottom_up.")
+    blocks = {2: 2, 3: 3, 4: 5, 5: 2}  # the last block of each stage of R50
+    if layer == "stem.conv1":
+        blob = "conv1" if last == "w" else "res_conv1"
+    elif layer.startswith("res"):
+        stage, block, conv = layer.split(".")
+        branch = "branch1" if conv == "shortcut" else f"branch2{'abc'[int(conv[-1]) - 1]}"
+        blob = f"{stage}_{block}_{branch}"
+    elif layer.startswith("fpn_"):
+        stage = int(layer[-1])
+        blob = f"res{stage}_{blocks[stage]}_sum"
+        lateral = "_lateral" if stage < 5 else ""
+        blob = f"fpn_inner_{blob}{lateral}" if "lateral" in layer else f"fpn_{blob}"
+    else:
+        blob = {
+            "conv": "conv_rpn_fpn2", "objectness_logits": "rpn_cls_logits_fpn2", "anchor_deltas": "rpn_bbox_pred_fpn2",
+            "fc1": "fc6", "fc2": "fc7", "cls_score": "cls_score", "bbox_pred": "bbox_pred", "deconv": "conv5_mask",
+            "predictor": "mask_fcn_logits", "mask_fcn1": "_[mask]_fcn1", "mask_fcn2": "_[mask]_fcn2",
+            "mask_fcn3": "_[mask]_fcn3", "mask_fcn4": "_[mask]_fcn4",
+        }[layer.rpartition(".")[2]]  # fmt: skip
+    return f"{blob}_{last}"
