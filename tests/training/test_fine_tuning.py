@@ -6,6 +6,7 @@ from runs import trainer_of, weights_of
 
 from deepdisc.config import load
 from deepdisc.errors import InputError
+from deepdisc.overrides import apply_override
 
 BOTTOM_UP = "backbone.bottom_up."
 SMALL = [
@@ -19,6 +20,23 @@ SMALL = [
 def trainer(blobs, tmp_path, *lines):
     lines = [*SMALL, f"data.path={blobs}", f"train.output_dir={tmp_path}", *lines]
     return trainer_of(load("configs/ugriz_r18.py", lines))
+
+
+def mvit_trainer(blobs, tmp_path, *lines):
+    """The same around a Cascade Mask R-CNN with a narrow MViTv2 of four blocks, at random depth."""
+    cfg = load("configs/ugriz_r18.py", [*SMALL, f"data.path={blobs}", f"train.output_dir={tmp_path}"])
+    narrow = [
+        "model.backbone.bottom_up.embed_dim=16", "model.backbone.bottom_up.depth=4",
+        "model.backbone.bottom_up.last_block_indexes=[0, 1, 2, 3]", "model.backbone.bottom_up.adaptive_window_size=8",
+        "model.backbone.bottom_up.drop_path_rate=0.5", "model.backbone.out_channels=16",
+        "model.roi_heads.batch_size_per_image=16", "model.roi_heads.box_heads.0.fc_dim=32",
+        "model.roi_heads.box_heads.0.conv_dim=16", "model.roi_heads.mask_head.conv_dim=16",
+    ]  # fmt: skip
+    cfg.model = load("configs/common/mvitv2_fpn.py", narrow).model
+    cfg.model.stretch = {"_target_": "deepdisc.detector.stretch.NoiseStretch", "softening": 1.0}
+    for line in lines:
+        apply_override(cfg, line)
+    return trainer_of(cfg)
 
 
 def one_step(trainer):
@@ -67,6 +85,21 @@ def test_layer_decay_of_a_resnet(blobs, tmp_path):
     assert {rates[name] for name in set(rates) - below(rates, BOTTOM_UP)} == {1.0}
 
 
+def test_layer_decay_of_an_mvit(blobs, tmp_path):
+    groups = mvit_trainer(blobs, tmp_path, "optim.optimizer.layer_decay=0.7").optimizer.param_groups
+    rates = {name: group["lr"] / 1e-3 for group in groups for name in group["names"]}
+    expected = {"patch_embed": 5, "blocks.0": 4, "blocks.1": 3, "blocks.2": 2, "blocks.3": 1, "scale5_norm": 0}
+    for part, power in expected.items():
+        found = [rates[name] for name in below(rates, BOTTOM_UP + part + ".")]
+        assert found and found == pytest.approx([0.7**power] * len(found)), part
+    assert {rates[name] for name in set(rates) - below(rates, BOTTOM_UP)} == {1.0}
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    kinds = {
+        name: decay[BOTTOM_UP + "blocks.1." + name] for name in ("attn.rel_pos_h", "attn.rel_pos_w", "norm1.weight")
+    }
+    assert set(kinds.values()) == {0.0} and decay[BOTTOM_UP + "blocks.1.attn.qkv.weight"] == 0.05
+
+
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
 def test_each_norm_trains_and_is_not_decayed(blobs, tmp_path, norm):
     tuned = trainer(blobs, tmp_path, f"model.backbone.bottom_up.norm={norm}")
@@ -79,15 +112,16 @@ def test_each_norm_trains_and_is_not_decayed(blobs, tmp_path, norm):
     assert found & norms == (set() if norm == "FrozenBN" else norms)
 
 
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
-def test_recomputing_activations_changes_neither_gradients_nor_statistics(blobs, tmp_path, norm):
+@pytest.mark.parametrize(
+    ("build", "lines"),
+    [(trainer, [f"model.backbone.bottom_up.norm={norm}"]) for norm in ("FrozenBN", "BN", "GN")] + [(mvit_trainer, [])],
+    ids=["FrozenBN", "BN", "GN", "MViT"],
+)
+def test_recomputing_activations_changes_neither_gradients_nor_statistics(blobs, tmp_path, build, lines):
     ends = []
     for recompute in ("false", "true"):
-        lines = [
-            f"model.backbone.bottom_up.norm={norm}",
-            f"model.backbone.bottom_up.checkpoint_activations={recompute}",
-        ]
-        tuned = one_step(trainer(blobs, tmp_path, *lines))
+        lines = [*lines, f"model.backbone.bottom_up.checkpoint_activations={recompute}"]
+        tuned = one_step(build(blobs, tmp_path, *lines))
         parameters = tuned.plain_model.named_parameters()
         gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
         ends.append((gradients, weights_of(tuned)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from runs import assert_same_run, states_equal, trainer_of, weights_of
-from tiny_model import TinyDetector, config
+from tiny_model import config
 
 from deepdisc.config import L
 from deepdisc.errors import InputError
