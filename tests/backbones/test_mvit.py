@@ -223,6 +223,9 @@ def test_relative_positions_depend_on_the_distance_only():
     assert torch.equal(relative_positions(table, 6, 6)[..., 0], torch.arange(6)[:, None] - torch.arange(6.0) + 5)
     # three keys over six queries: each key is at every second one
     assert torch.equal(relative_positions(table, 6, 3)[..., 0], torch.arange(6)[:, None] - 2 * torch.arange(3.0) + 4)
+    # no multiples: query 0 lies 5/3 cells before key 1, which is row 10/3 - 5/3, truncated to 1
+    rows = relative_positions(table[:9], 5, 3)[..., 0]
+    assert rows.tolist() == [[3, 1, 0], [4, 2, 1], [5, 3, 2], [6, 4, 3], [7, 5, 4]]
 
 
 def reach(block: nn.Module) -> torch.Tensor:
@@ -329,6 +332,15 @@ def test_branches_are_skipped_in_training_only():
         first, second = net(x), net(x)
     assert torch.equal(first["scale2"], second["scale2"])
     assert not torch.equal(first["scale5"], second["scale5"])
+
+
+def test_each_branch_is_skipped_for_each_image_by_itself():
+    net = randomised(MViT(1, **SHALLOW, drop_path_rate=0.5)).train()
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 2, 64).expand(64, -1, -1, -1)
+    with torch.no_grad():
+        kinds = net.blocks[4](x).flatten(1).round(decimals=3).unique(dim=0)
+    assert len(kinds) == 4  # both branches, one of them, none
 
 
 def test_bfloat16_stays_close():
