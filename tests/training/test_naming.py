@@ -1,0 +1,227 @@
+"""Files of other programs: every tensor arrives where it computes the same."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from weight_files import equal, write_caffe2
+
+from deepdisc.backbones.fpn import FPN
+from deepdisc.backbones.mvit import MViT
+from deepdisc.backbones.resnet import ResNet
+from deepdisc.config import instantiate, load
+from deepdisc.errors import InputError
+from deepdisc.training.loading import load_weights
+from deepdisc.training.weights import read_weights
+
+NARROW = [
+    "num_classes=5",
+    "model.backbone.bottom_up.stem_out_channels=8",
+    "model.backbone.out_channels=8",
+    "model.roi_heads.box_head.fc_dim=8",
+    "model.roi_heads.mask_head.conv_dim=8",
+]
+
+
+def detector(*overrides):
+    """A narrow Mask R-CNN R50-FPN."""
+    return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
+
+
+def randomised(model):
+    """Weights far from where they start, and plausible statistics of the norms."""
+    torch.manual_seed(0)
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point():
+            value.add_(torch.randn_like(value) * 0.05)
+    return model.eval()
+
+
+def saved(tmp_path, state, name="a.pth"):
+    torch.save(state, tmp_path / name)
+    return tmp_path / name
+
+
+# Caffe2 ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def original():
+    """Norms without statistics: mean 0, variance 1."""
+    model = randomised(detector())
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.fill_(float(name.endswith("var")))
+    return model
+
+
+def test_caffe2_names_norms_and_the_order_of_classes(original, tmp_path):
+    path = write_caffe2(original.state_dict(), tmp_path / "a.pkl")
+    weights = read_weights(path)
+    assert weights.origin.program == "Caffe2 (Detectron)" and weights.bands == ("blue", "green", "red")
+    model = detector()
+    report = load_weights(model, weights, strict=True)
+    assert equal(model.state_dict(), original.state_dict())
+    assert len(report.adapted) == 2 * 53 and "frozen norm without statistics" in report.adapted[0]
+    assert {"fc1000_w", "lr", "conv1_w_momentum"} < set(report.left_out)
+
+
+def test_an_imagenet_backbone_of_caffe2_has_no_blobs_key(original, tmp_path):
+    blobs = pickle.loads(write_caffe2(original.state_dict(), tmp_path / "a.pkl").read_bytes())["blobs"]
+    backbone = {name: value for name, value in blobs.items() if name.startswith(("res", "conv1_"))}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(backbone, protocol=2))
+    model = detector()
+    report = load_weights(model, read_weights(tmp_path / "R-50.pkl"), strict=False)
+    bottom_up = model.backbone.bottom_up.state_dict()
+    assert equal(bottom_up, original.backbone.bottom_up.state_dict())
+    assert len(report.missing) == len(model.state_dict()) - len(bottom_up)
+    alone = ResNet(50, stem_out_channels=8)
+    load_weights(alone, read_weights(tmp_path / "R-50.pkl"), strict=True)
+    assert equal(alone.state_dict(), bottom_up)
+
+
+def test_strides_in_another_place_than_the_files_are_refused(original, tmp_path):
+    path = write_caffe2(original.state_dict(), tmp_path / "a.pkl")
+    model = detector("model.backbone.bottom_up.stride_in_1x1=False")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    line = r"Caffe2 \(Detectron\) have their strides in the 1x1 .* set model.backbone.bottom_up.stride_in_1x1=True"
+    for strict in (True, False):
+        with pytest.raises(InputError, match=line):
+            load_weights(model, read_weights(path), strict=strict)
+    assert equal(model.state_dict(), before)
+
+
+def test_group_norms_are_not_taken_for_frozen_ones(original, tmp_path):
+    blobs = pickle.loads(write_caffe2(original.state_dict(), tmp_path / "a.pkl").read_bytes())["blobs"]
+    groups = {name.replace("_bn_", "_gn_"): value for name, value in blobs.items()}
+    (tmp_path / "gn.pkl").write_bytes(pickle.dumps({"blobs": groups}))
+    with pytest.raises(InputError, match='has group norms: set model.backbone.bottom_up.norm="GN"'):
+        load_weights(detector(), read_weights(tmp_path / "gn.pkl"), strict=False)
+
+
+# detectron2 and DeepDISC ----------------------------------------------------------------------------------------------
+RGB_MEAN, RGB_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "bands", "in_1x1"),
+    [
+        (RGB_MEAN[::-1], [1.0, 1.0, 1.0], ("blue", "green", "red"), True),
+        (RGB_MEAN[::-1], RGB_STD[::-1], ("blue", "green", "red"), False),
+        (RGB_MEAN, RGB_STD, ("red", "green", "blue"), False),
+        ([0.1, 0.2, 0.3], [1.0, 1.0, 1.0], None, None),
+    ],
+)
+def test_pixel_statistics_tell_colours_and_warn_of_strides(original, tmp_path, mean, std, bands, in_1x1):
+    extra = {"pixel_mean": torch.tensor(mean).view(3, 1, 1), "pixel_std": torch.tensor(std).view(3, 1, 1)}
+    path = saved(tmp_path, {"model": {**original.state_dict(), **extra}})
+    weights = read_weights(path)
+    assert weights.bands == bands and weights.origin.stride_in_1x1 is in_1x1
+    report = load_weights(detector("model.backbone.bottom_up.stride_in_1x1=False"), weights, strict=True)
+    notes = "\n".join(report.notes)
+    assert ("pixel_std suggests strides in the 1x1" in notes) == (in_1x1 is True)
+    assert ("does not tell where its ResNet has its strides" in notes) == (in_1x1 is None)
+    assert f"model.pixel_mean={mean} (here [0.0])" in notes
+
+
+def test_converted_torchvision_weights_of_the_zoo_name_their_author(tmp_path):
+    state = {name: value.numpy() for name, value in ResNet(50, stem_out_channels=8).state_dict().items()}
+    zoo = {"model": state, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(zoo, protocol=2))
+    with pytest.raises(InputError, match="strides in the 3x3 convolutions; set model.*stride_in_1x1=False"):
+        load_weights(detector(), read_weights(tmp_path / "R-50.pkl"), strict=False)
+
+
+def test_deepdisc_files_have_wrappers_and_heads_of_their_own(original, tmp_path):
+    state = {f"module.{name}": value for name, value in original.state_dict().items()}
+    state |= {
+        "module.roi_heads.redshift_fc.0.weight": torch.ones(4, 4),
+        "module.roi_heads.redshift_fc.0.bias": torch.ones(4),
+    }
+    path = saved(tmp_path, {"model": state, "iteration": 3})
+    model = detector()
+    report = load_weights(model, read_weights(path), strict=False)
+    assert equal(model.state_dict(), original.state_dict())
+    assert report.unexpected == ["roi_heads.redshift_fc.0.weight", "roi_heads.redshift_fc.0.bias"]
+    with pytest.raises(InputError, match=r"2 unexpected \(roi_heads.redshift_fc.0.weight"):
+        load_weights(model, read_weights(path), strict=True)
+
+
+# torchvision and timm -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("library", "depth"), [("timm", 18), ("torchvision", 50)])
+def test_resnets_compute_the_same_maps(library, depth, tmp_path):
+    create = getattr(torchvision.models, f"resnet{depth}") if library == "torchvision" else timm.create_model
+    theirs = randomised(create(weights=None) if library == "torchvision" else create(f"resnet{depth}"))
+    path = saved(tmp_path, theirs.state_dict())
+    ours = ResNet(depth, stride_in_1x1=False).eval()
+    report = load_weights(ours, read_weights(path), strict=True)
+    assert report.left_out == ["fc.weight", "fc.bias"]
+    ours.double(), theirs.double()  # rounding must not hide a misplaced tensor, nor look like one
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        x = theirs.maxpool(torch.relu(theirs.bn1(theirs.conv1(image))))
+        for stage, found in enumerate(ours(image).values(), start=1):
+            x = getattr(theirs, f"layer{stage}")(x)
+            torch.testing.assert_close(found, x)
+    if depth == 50:
+        with pytest.raises(InputError, match="have their strides in the 3x3 convolutions"):
+            load_weights(ResNet(50), read_weights(path), strict=True)
+
+
+def test_of_torchvisions_detector_the_feature_pyramid_is_taken(tmp_path):
+    theirs = randomised(MaskRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=3))
+    path = saved(tmp_path, theirs.state_dict())
+    ours = FPN(ResNet(18, stride_in_1x1=False)).eval()
+    wrapped = torch.nn.ModuleDict({"backbone": ours})
+    report = load_weights(wrapped, read_weights(path), strict=True)
+    assert not report.missing and any(name.startswith("roi_heads.mask_head") for name in report.left_out)
+    assert any("only the ResNet-FPN is taken" in note for note in report.notes)
+    ours.double(), theirs.double()  # rounding must not hide a misplaced tensor, nor look like one
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        for found, expected in zip(ours(image).values(), theirs.backbone(image).values(), strict=True):
+            torch.testing.assert_close(found, expected)
+    r18 = instantiate(load("configs/common/resnet_fpn.py", ["model.backbone.bottom_up.depth=18"]).model)
+    with pytest.raises(InputError, match=r"missing \(proposal_generator"):
+        load_weights(r18, read_weights(path), strict=True)
+
+
+def test_a_resnet_d_is_refused(tmp_path):
+    path = saved(tmp_path, timm.create_model("resnet26d").state_dict())
+    with pytest.raises(InputError, match="a.pth: this is a ResNet-D"):
+        read_weights(path)
+
+
+def test_mvit_of_timm_and_pycls(tmp_path):
+    theirs = MultiScaleVit(MultiScaleVitCfg(depths=(1, 2, 5, 2), embed_dim=8))
+    from_timm, from_pycls = MViT(embed_dim=8), MViT(embed_dim=8)
+    report = load_weights(from_timm, read_weights(saved(tmp_path, theirs.state_dict())), strict=False)
+    assert {name.partition("_")[0] for name in report.missing} == {"scale2", "scale3", "scale4", "scale5"}
+    assert not report.mismatched and not report.unexpected and not report.adapted
+    assert report.left_out == ["norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"]
+    last = theirs.stages[3].blocks[0].shortcut_proj_attn.weight
+    assert torch.equal(from_timm.blocks[8].proj.weight, last)
+    state = {name: value for name, value in from_timm.state_dict().items() if not name.startswith("scale")}
+    head = {"norm.weight": torch.ones(64), "head.projection.weight": torch.ones(9, 64)}
+    path = saved(tmp_path, {"epoch": 3, "model_state": state | head, "cfg": "TRAIN: {}"}, "IN1k_MViTv2_T.pyth")
+    report = load_weights(from_pycls, read_weights(path), strict=False)
+    assert report.left_out == list(head) and len(report.missing) == 8
+    assert equal({name: from_pycls.state_dict()[name] for name in state}, state)
+
+
+def test_position_tables_of_another_image_size_are_interpolated(tmp_path):
+    state = MViT(embed_dim=8).state_dict()
+    ramp = torch.linspace(0, 1, 55)[:, None].expand(55, 8).clone()
+    state["blocks.0.attn.rel_pos_h"] = ramp
+    model = MViT(embed_dim=8)
+    report = load_weights(model, read_weights(saved(tmp_path, state)), strict=False)
+    assert report.adapted == ["blocks.0.attn.rel_pos_h (55 -> 111 positions, interpolated)"]
+    found = model.blocks[0].attn.rel_pos_h
+    assert found.shape == (111, 8) and found.diff(dim=0).min() >= 0 and found.diff(dim=0).max() < 0.02
+    with pytest.raises(InputError, match=r"another architecture: 1 tensors of the backbone differ \(blocks.0.attn"):
+        load_weights(MViT(embed_dim=8), read_weights(tmp_path / "a.pth"), strict=True)
