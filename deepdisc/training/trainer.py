@@ -148,7 +148,7 @@ class Trainer:
         model = self.plain_model
         self.phase.freeze_others(model, self.optimizer)
         self._still = frozen_norms(model)
-        # Wrapped anew, so that only gradients of what learns travel between the processes.
+        # Anew, so that only gradients of what learns travel; it also gives all processes the weights of the first.
         self.model = distributed.wrap(model, self.device)
         self._call("on_phase")
 
