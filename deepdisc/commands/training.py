@@ -16,7 +16,7 @@ def add_prepare(commands) -> None:
         commands,
         "prepare",
         run_prepare,
-        "cut mosaics with truth into a data set for training",
+        "make a data set for training from mosaics with truth, or from annotated images",
         "deepdisc prepare sky/recipe.yaml --output sky_dataset\n"
         "  deepdisc prepare train.json --images tiles --bands g,r,i --pixel-scale 0.2 --zero-point 27 --output mine",
         "Splits by area of the sky: no object, and no neighbour of it, is in two splits.\n"

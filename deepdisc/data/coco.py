@@ -91,7 +91,7 @@ def split_to_coco(
     truth = pd.read_parquet(Path(root) / "truth.parquet")
     by_tile = dict(list(truth.groupby("tile")))
     about = dataset.description
-    images, annotations, holed = [], [], 0
+    images, annotations = [], []
     for row in dataset.tiles.itertuples():
         segmentation, ebv = _read_maps(dataset.root / row.file)
         rows, objects = _labelled(segmentation, by_tile.get(row.tile, truth[:0]), min_visible)
@@ -99,22 +99,31 @@ def split_to_coco(
         place = {"field": row.field, "y0": int(row.y0), "x0": int(row.x0)}
         images.append(image | place | {"ebv": float(ebv.mean()), "bands": about["bands"]})
         for i, values in enumerate(rows.to_dict("records")):
-            box, mask = objects.gt_boxes[i].tolist(), objects.gt_masks[i].to_dense()[0].numpy()
-            outline = outlines.to_polygons(mask) if polygons else None
-            holed += polygons and outline is None
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": int(values["class_id"]) + 1}
-                | {"bbox": _xywh(box), "area": int(mask.sum()), "iscrowd": 0}
-                | {"segmentation": outline or outlines.to_rle(mask), "object_id": int(values["id"])}
-                | {name: _plain(value) for name, value in values.items() if name not in _PLACE}
-            )
-    if holed:
-        logger.info("%s: %d of %d outlines have holes and are run-length codes", split, holed, len(annotations))
+            annotation = _annotation(values, objects.gt_boxes[i].tolist(), objects.gt_masks[i], polygons)
+            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **annotation})
+    codes = sum(isinstance(annotation["segmentation"], dict) for annotation in annotations)
+    if polygons and codes:
+        logger.info("%s: %d of %d outlines have holes and are run-length codes", split, codes, len(annotations))
     return {
         "info": {"description": about["name"]} | {key: about[key] for key in ("unit", "pixel_scale_arcsec", "bands")},
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(about["class_names"])],
         "images": images,
         "annotations": annotations,
+    }
+
+
+def _annotation(values: Mapping[str, Any], box: Sequence[float], mask: RegionMasks, polygons: bool) -> dict[str, Any]:
+    """One object, from its row of the truth, its box x0, y0, x1, y1 and its mask (one)."""
+    pixels, origin = mask.crops[0].numpy(), mask.regions[0, :2].tolist()
+    outline = outlines.to_polygons(pixels, origin) if polygons else None
+    return {
+        "category_id": int(values["class_id"]) + 1,
+        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+        "area": int(pixels.sum()),
+        "iscrowd": 0,
+        "segmentation": outline or outlines.to_rle(mask.to_dense()[0].numpy()),
+        "object_id": int(values["id"]),
+        **{name: _plain(value) for name, value in values.items() if name not in _PLACE},
     }
 
 
@@ -140,10 +149,6 @@ def _labelled(segmentation: np.ndarray, truth: pd.DataFrame, min_visible: float)
     )
     objects = to_instances(crop(sample, 0, 0, height, width), min_visible)
     return truth.iloc[objects.gt_row.long().numpy()], objects
-
-
-def _xywh(box: Sequence[float]) -> list[float]:
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
 def _plain(value: Any) -> Any:
@@ -373,7 +378,7 @@ def _read_array(path: Path, bands: int, shape: tuple[int, int] | None) -> np.nda
     """A .npy array as (band, y, x) float32; the stated shape decides where it could be either order."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as a .npy array: {first_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu" or 0 in array.shape:
         raise InputError(f"{path}: it holds no image; it must be an array of numbers (band, y, x) or (y, x, band)")

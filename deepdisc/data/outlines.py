@@ -26,14 +26,19 @@ def to_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def to_polygons(mask: np.ndarray) -> list[list[int]] | None:
-    """A mask as polygons, one for each of its parts; None when it is empty or a part has a hole."""
+def to_polygons(mask: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[list[int]] | None:
+    """A mask as polygons, one for each of its parts; None when it is empty or a part has a hole.
+
+    Args:
+        mask: bool, of the whole image or of the rectangle around the object.
+        origin: x, y of the mask's first pixel in the image.
+    """
     # Two pixels for one: then each side of the outline has its own contour points and (c + 1) // 2 is the edge.
     doubled = np.kron(mask.astype(np.uint8), np.ones((2, 2), np.uint8))
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours or (hierarchy[..., 3] >= 0).any():  # a contour with a parent is a hole's
         return None
-    return [_polygon((contour[:, 0] + 1) // 2) for contour in contours]
+    return [_polygon((contour[:, 0] + 1) // 2 + origin) for contour in contours]
 
 
 def _polygon(points: np.ndarray) -> list[int]:
