@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from deepdisc.backbones.attention import NORM_EPS, PooledAttention
+from deepdisc.backbones.layers import recomputed
 from deepdisc.errors import InputError
 
 PATCH_STRIDE = 4
@@ -231,12 +231,10 @@ class MViT(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, bands, H, W) -> {"scale2": (N, C, ceil(H / 4), ceil(W / 4)), ...}, finest first."""
         x = self.patch_embed(x)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         outputs = {}
         for i, block in enumerate(self.blocks):
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = recomputed(block, x) if recompute else block(x)
             if i in self._output_of:
                 name = self._output_of[i]
                 outputs[name] = getattr(self, f"{name}_norm")(x).permute(0, 3, 1, 2)
