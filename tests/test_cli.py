@@ -172,7 +172,7 @@ def predict_with_stubs(monkeypatch, tmp_path):
 
     fitsio.write(tmp_path / "r.fits", np.ones((8, 8), np.float32), header={"BUNIT": "nJy"})
     predictor = types.SimpleNamespace(test_score_thresh=0.5)
-    model = types.SimpleNamespace(roi_heads=types.SimpleNamespace(box_predictor=predictor), to=lambda device: model)
+    model = types.SimpleNamespace(roi_heads=types.SimpleNamespace(final_predictor=predictor), to=lambda device: model)
     cfg = OmegaConf.create({"bands": ["r"], "class_names": ["galaxy"], "pixel_scale_arcsec": 0.4})
     monkeypatch.setattr("deepdisc.model_zoo.load_model", lambda name: (model, cfg))
     result = Prediction(tmp_path / "catalog.parquet", 0, [])
@@ -198,7 +198,7 @@ def test_predict_warns_of_a_missing_wcs_and_of_another_pixel_scale(predict_with_
 @pytest.mark.parametrize(("options", "threshold"), [((), 0.5), (("0.7",), 0.7), (("0.1",), 0.1), (("0",), 0.0)])
 def test_predict_sets_the_score_threshold_of_the_model(predict_with_stubs, options, threshold):
     model = predict_with_stubs("--pixel-scale", "0.4", *(f"--score-threshold={value}" for value in options))
-    assert model.roi_heads.box_predictor.test_score_thresh == threshold
+    assert model.roi_heads.final_predictor.test_score_thresh == threshold
 
 
 def test_simulate_passes_config_output_and_seed(monkeypatch, tmp_path, capsys):
