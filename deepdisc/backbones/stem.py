@@ -83,26 +83,28 @@ class BandAdapter:
         order = [file_bands.index(name) if file_bands and name in file_bands else None for name in names]
         if None not in order and sorted(order) == list(range(kernel.shape[1])):
             return kernel[:, order].clone()
-        mixing = self._mixing(kernel.shape[1], file_bands, names, number)
+        mixing = torch.zeros((number, kernel.shape[1]), dtype=torch.float64)
         known = [i for i, source in enumerate(order) if source is not None]
-        for i in known:
-            mixing[i] = torch.eye(kernel.shape[1], dtype=torch.float64)[order[i]]
+        absent = [i for i in range(number) if i not in known]
+        mixing[known, [order[i] for i in known]] = 1
+        if absent:
+            mixing[absent] = self._mixing(kernel.shape[1], file_bands, names, absent)
         # N bands that repeat M colours would answer N / M times as strongly to a coloured source.
         return _recompose(kernel, mixing, 1.0 if known else kernel.shape[1] / number)
 
-    def _mixing(self, given: int, file_bands: Sequence[str] | None, names: Sequence[str], number: int) -> Tensor:
-        """(N, M): how much of the colour of each band of the file a band of the model gets."""
+    def _mixing(self, given: int, file_bands: Sequence[str] | None, names: Sequence[str], absent: list[int]) -> Tensor:
+        """(len(absent), M): how much of the colour of each band of the file those bands of the model get."""
         if self.method == "mean":
-            return torch.zeros((number, given), dtype=torch.float64)
+            return torch.zeros((len(absent), given), dtype=torch.float64)
         if self.method == "repeat":
-            return torch.eye(given, dtype=torch.float64)[torch.arange(number) % given]
+            return torch.eye(given, dtype=torch.float64)[torch.tensor(absent) % given]
         if not names or file_bands is None:
             whose = "the model's bands (bands=[...])" if not names else "the file's (train.init_bands.file_bands=[...])"
             raise InputError(
                 f"train.init_bands.method=wavelength needs the names of {whose}; a photograph has red, green, blue "
                 "(RGB), or blue, green, red (BGR: detectron2's default)"
             )
-        return _interpolation(self._wavelengths(file_bands), self._wavelengths(names))
+        return _interpolation(self._wavelengths(file_bands), self._wavelengths([names[i] for i in absent]))
 
     def _wavelengths(self, bands: Sequence[str]) -> Tensor:
         absent = [band for band in bands if band not in self.wavelengths_um]

@@ -97,6 +97,7 @@ def _encode(text: str, encoding: str) -> bytes:
 _EMPTY_ARRAY = _Call(lambda *arguments: _Array())
 _SCALAR = _Call(lambda dtype, raw: dtype.read(raw, (), "C").item())
 _FROM_BUFFER = _Call(_from_buffer)
+_EMPTY_BYTES = _Call(lambda: b"")  # how old pickles write them
 # numpy.core is what NumPy 1 wrote
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
@@ -109,6 +110,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("collections", "OrderedDict"): _Dict,
     ("_codecs", "encode"): _Call(_encode),
+    ("builtins", "bytes"): _EMPTY_BYTES,
+    ("__builtin__", "bytes"): _EMPTY_BYTES,
 }
 
 
@@ -142,9 +145,10 @@ def load_torch(path: Path) -> Any:
     Raises:
         InputError: as for `load_pickle`.
     """
-    numpy_readers = [(value, f"{module}.{name}") for (module, name), value in _ALLOWED.items() if "numpy" in module]
+    torchs = {"collections", "_codecs"}  # torch has its own readers of these
+    readers = [(value, f"{module}.{name}") for (module, name), value in _ALLOWED.items() if module not in torchs]
     try:
-        with torch.serialization.safe_globals(numpy_readers):
+        with torch.serialization.safe_globals(readers):
             return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # as above
         raise InputError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from error
