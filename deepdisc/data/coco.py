@@ -243,6 +243,7 @@ class _FieldWriter:
         self.pixel_scale, self.zero_points = pixel_scale, zero_points
         self.fields: list[dict[str, Any]] = []
         self.unknown: set[str] = set()
+        self.seen: set[Path] = set()
         self.overlapping = self.invisible = 0
 
     def write_all(self, annotations: Annotations, images: Path, split: str | None) -> None:
@@ -250,7 +251,11 @@ class _FieldWriter:
         for image in track(annotations.images, description="images", console=Console(stderr=True)):
             folder = self.folder / f"{len(self.fields):05d}"
             folder.mkdir()
-            shape = self._write_mosaic(image, _find(image, images), annotations.about, folder)
+            path = _find(image, images)
+            if path.resolve() in self.seen:
+                raise InputError(f"{image.label}: the same file is listed twice; an image belongs to one split, once")
+            self.seen.add(path.resolve())
+            shape = self._write_mosaic(image, path, annotations.about, folder)
             if image.shape not in (None, shape):
                 raise InputError(
                     f"{image.label}: it is stated to be {image.shape[1]} x {image.shape[0]} pixels, but its file has "

@@ -157,6 +157,37 @@ def test_there_and_back_changes_nothing(dataset, exported, tmp_path):
     assert about["provenance"]["fields"][0]["conditions"] == {"file_name": "tiles/00000.fits", "image_id": 0}
 
 
+def test_masked_pixels_and_reddening_come_back(dataset, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(dataset, root)
+    for name in TileDataset(root, "val").tiles.file:
+        with fitsio.FITS(str(root / name), "rw") as fits:
+            planes = {part: fits[part].read() for part in ("IMAGE", "VARIANCE", "MASK")}
+            for part, value in (("IMAGE", 0), ("VARIANCE", 1), ("MASK", 1)):  # as `prepare` writes masked pixels
+                planes[part][1, 3:20, 30:50] = value
+                fits[part].write(planes[part])
+            fits["EBV"].write(np.full((1, 1), 0.25, np.float32))
+    again = prepare_annotations(export(root, tmp_path / "annotations"), tmp_path / "again", images=root)
+    sample = TileDataset(again, "val")[0]
+    assert sample["mask"].sum() == 17 * 20 and sample["ebv"] == 0.25
+    assert_same_samples(root, again)
+
+
+def test_bands_are_chosen_by_name_where_the_annotations_name_them(dataset, exported, tmp_path):
+    again = prepare_annotations(exported, tmp_path / "again", images=dataset, bands=["r"])
+    both, one = (TileDataset(root, "val")[0]["image"] for root in (dataset, again))
+    assert torch.equal(one, both[1:])
+    with pytest.raises(InputError, match="no band 'i'"):
+        prepare_annotations(exported, tmp_path / "other", images=dataset, bands=["i"])
+
+
+def test_an_image_is_in_one_split_only(dataset, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "annotations")
+    shutil.copy(exported / "train.json", tmp_path / "annotations" / "val.json")
+    with pytest.raises(InputError, match="val.json: image tiles/00000.fits: the same file is listed twice"):
+        prepare_annotations(tmp_path / "annotations", tmp_path / "again", images=dataset)
+
+
 def test_polygons_come_back_exactly_too(dataset, tmp_path):
     folder = export(dataset, tmp_path / "annotations", polygons=True)
     assert_same_samples(dataset, prepare_annotations(folder, tmp_path / "again", images=dataset))
