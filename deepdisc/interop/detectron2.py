@@ -2,7 +2,7 @@
 
 `StandardMeasuringROIHeads` and `CascadeMeasuringROIHeads` are detectron2's ROI heads with further heads of the form of
 `deepdisc.heads.head.Head`; `MeasuringRCNN` is its GeneralizedRCNN that also hands on E(B-V) and the measured pixels.
-In a LazyConfig of detectron2::
+In a LazyConfig of detectron2, with its LazyCall as L::
 
     from deepdisc.interop.detectron2 import MeasuringRCNN, StandardMeasuringROIHeads
     model._target_ = MeasuringRCNN
@@ -12,7 +12,8 @@ In a LazyConfig of detectron2::
 
 State-dict keys of the heads are those of our own detector (`roi_heads.heads.redshift...`). Only detectron2's public
 interface is used: `forward` and `forward_with_given_boxes` of its ROI heads, `preprocess_image` of its GeneralizedRCNN,
-and its containers.
+and its containers. This was tested with a stand-in of that interface; the tests with detectron2 itself run only where
+it is installed.
 
 Legend: "theirs" are objects of detectron2, "ours" those of `deepdisc.structures`.
 """
