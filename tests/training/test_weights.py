@@ -1,5 +1,6 @@
 """Weights in and out: formats, what fits, what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from tiny_model import TinyDetector, config
 from torch import nn
 from weight_files import equal, write
 
+from deepdisc.backbones.resnet import ResNet
 from deepdisc.backbones.stem import BandAdapter
+from deepdisc.config import instantiate, load
 from deepdisc.errors import InputError
 from deepdisc.training.checkpoint import save_state
 from deepdisc.training.loading import load_weights
-from deepdisc.training.weights import Weights, export_safetensors, read_weights
+from deepdisc.training.naming import Origin
+from deepdisc.training.weights import Weights, export_detectron2, export_safetensors, read_weights
 
 
 @pytest.fixture
@@ -132,3 +136,177 @@ def test_a_full_disk_while_exporting_is_the_users_error(model, cfg, tmp_path, mo
     with pytest.raises(InputError, match="cannot write .*a.safetensors: No space left"):
         export_safetensors(model, cfg, tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*a.safetensors"))
+
+
+# refused: bands, classes, architecture, NaN ---------------------------------------------------------------------------
+NARROW = [
+    "num_classes=2",
+    "model.backbone.bottom_up.depth=18",
+    "model.backbone.bottom_up.stem_out_channels=8",
+    "model.backbone.out_channels=8",
+    "model.roi_heads.box_head.fc_dim=8",
+    "model.roi_heads.mask_head.conv_dim=8",
+]
+
+
+def detector(*overrides):
+    """A narrow Mask R-CNN R18-FPN of two classes."""
+    return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Weights of a narrow detector of three bands and two classes."""
+    torch.manual_seed(3)
+    return Weights(detector().state_dict(), Path("trained.pth"))
+
+
+def refused(weights, message, *overrides, strict=True, **arguments):
+    """Loading into a detector with these settings is an error, after which the detector is as before."""
+    model = detector(*overrides)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=message):
+        load_weights(model, weights, strict=strict, **arguments)
+    assert equal(model.state_dict(), before)
+
+
+def test_another_number_of_bands_is_named_when_predicting(trained):
+    message = r"trained.pth was trained on 3 bands, this config has 5 \(u,g,r,i,z\); .* train.init_checkpoint=FILE"
+    refused(trained, message, "num_bands=5", bands=list("ugriz"))
+    refused(trained, "was trained on 3 bands, this config has 9; ", "num_bands=9")
+
+
+def test_another_band_list_is_named_when_predicting(trained):
+    weights = replace(trained, config="bands: [g, r, i]")
+    message = r"was trained on the bands g,r,i, this config's are r,g,i; predict with the bands"
+    refused(weights, message, bands=["r", "g", "i"])
+    load_weights(detector(), weights, strict=True, bands=["g", "r", "i"])
+
+
+def test_bands_that_do_not_count_the_models_stem(trained):
+    message = r"bands names 2 bands \(g,r\), but the model's stem reads 3"
+    refused(trained, message, strict=False, bands=["g", "r"], adapter=BandAdapter())
+
+
+def test_another_number_of_classes_is_named_when_predicting(trained):
+    refused(trained, "was trained on 2 classes, this config has 7; set num_classes=2", "num_classes=7")
+
+
+def test_another_number_of_classes_starts_these_layers_fresh(trained, capsys):
+    model = detector("num_classes=7")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = load_weights(model, trained, strict=False)
+    fresh = {text.split(" ")[0].removeprefix("roi_heads.") for text in report.mismatched}
+    layers = ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
+    assert fresh == {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+    for name in fresh:
+        assert torch.equal(model.state_dict()["roi_heads." + name], before["roi_heads." + name])
+    assert "2 classes in the file, 7 in the model: their layers start fresh" in report.notes
+    assert "another shape: fresh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_another_depth_is_refused_even_if_most_tensors_match(trained, strict):
+    refused(trained, "blocks res2 2, res3 2, res4 2, res5 2, this config's res2 3, res3 4",
+            "model.backbone.bottom_up.depth=34", strict=strict)  # fmt: skip
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_another_width_of_the_backbone_is_refused(trained, strict):
+    message = r"another architecture: \d+ tensors of the backbone differ \(backbone.bottom_up"
+    refused(trained, message, "model.backbone.bottom_up.stem_out_channels=16", strict=strict)
+
+
+def test_blocks_of_another_kind_are_refused(trained):
+    message = "(tensors of the backbone differ|another architecture)"
+    weights = Weights(ResNet(34, stem_out_channels=8).state_dict(), Path("r34.pth"))
+    model = ResNet(50, stem_out_channels=8)
+    with pytest.raises(InputError, match=message):
+        load_weights(model, weights, strict=False)
+
+
+def test_another_neck_keeps_the_backbone(trained):
+    model = detector("model.backbone.out_channels=16")
+    report = load_weights(model, trained, strict=False)
+    backbone = {name: value for name, value in trained.tensors.items() if "bottom_up" in name}
+    assert set(backbone) <= set(report.matched)
+    assert equal({name: model.state_dict()[name] for name in backbone}, backbone)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["backbone.fpn_output3.weight", "backbone.bottom_up.res4.0.conv1.norm.running_var"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_not_finite_are_refused(trained, name, value, strict):
+    tensors = {key: tensor.clone() for key, tensor in trained.tensors.items()}
+    tensors[name][(0,) * tensors[name].ndim] = value
+    message = f"bad.pth: 1 of the {tensors[name].numel()} weights of {name} are NaN or infinite"
+    refused(Weights(tensors, Path("bad.pth")), message, strict=strict)
+
+
+def test_nan_in_a_stem_that_is_adapted_is_found(trained):
+    tensors = dict(trained.tensors)
+    name = "backbone.bottom_up.stem.conv1.weight"
+    tensors[name] = torch.full_like(tensors[name], float("nan"))
+    refused(Weights(tensors, Path("bad.pth")), f"weights of {name} are NaN", "num_bands=5", strict=False,
+            adapter=BandAdapter())  # fmt: skip
+
+
+def test_nothing_that_fits_is_an_error(trained):
+    weights = Weights({"encoder.weight": torch.ones(3)}, Path("other.pth"))
+    refused(weights, "other.pth: nothing in it fits this model: .* taken for a file of detectron2", strict=False)
+
+
+def test_a_config_inside_tells_the_strides():
+    text = "model: {backbone: {bottom_up: {stride_in_1x1: false}}}"
+    weights = Weights(ResNet(50, stem_out_channels=8).state_dict(), Path("ours.pth"), text)
+    with pytest.raises(InputError, match="its ResNet has its strides in the 3x3 .* set model.*stride_in_1x1=False"):
+        load_weights(ResNet(50, stem_out_channels=8), weights, strict=False)
+    load_weights(ResNet(50, stem_out_channels=8, stride_in_1x1=False), weights, strict=False)
+
+
+# other bands, by name -------------------------------------------------------------------------------------------------
+def test_bands_are_found_by_name_even_if_their_number_is_the_same(trained):
+    weights = replace(trained, config="bands: [g, r, i]")
+    model = detector()
+    report = load_weights(model, weights, strict=False, bands=["i", "r", "g"], adapter=BandAdapter())
+    name = "backbone.bottom_up.stem.conv1.weight"
+    assert report.adapted == [f"{name} (3 -> 3 bands: g,r,i -> i,r,g)"]
+    assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, trained.tensors[name].flip(1))
+
+
+def test_named_bands_of_the_user_win_over_the_files_guess(trained):
+    weights = replace(trained, origin=Origin("torchvision", bands=("red", "green", "blue")))
+    named = BandAdapter(file_bands=["i", "r", "g"])
+    model = detector("num_bands=2")
+    load_weights(model, weights, strict=False, bands=["g", "r"], adapter=named)
+    old, new = trained.tensors["backbone.bottom_up.stem.conv1.weight"], model.backbone.bottom_up.stem.conv1.weight
+    torch.testing.assert_close(new[:, 0] - new[:, 1], old[:, 2] - old[:, 1])
+
+
+def test_three_bands_take_the_colours_of_a_photograph_in_their_order(trained):
+    weights = replace(trained, origin=Origin("torchvision", bands=("red", "green", "blue")))
+    report = load_weights(detector(), weights, strict=False, bands=["i", "r", "g"], adapter=BandAdapter())
+    assert not report.adapted and any("reads red, green, blue" in note for note in report.notes)
+
+
+def test_every_load_prints_what_became_of_each_tensor(trained, capsys):
+    load_weights(detector(), trained, strict=True)
+    assert "matched" in capsys.readouterr().err
+    extra = {f"roi_heads.extra.{i}": torch.ones(1) for i in range(12)}
+    tensors = {name: value for name, value in trained.tensors.items() if "mask_head" not in name} | extra
+    weights = Weights(tensors, Path("a.pth"), origin=Origin("detectron2", left_out=("pixel_mean",)))
+    load_weights(detector("num_bands=5"), weights, strict=False, adapter=BandAdapter())
+    printed = capsys.readouterr().err
+    for text in ("a.pth", "adapted", "3 -> 5 bands", "not in the file: fresh", "roi_heads.mask_head.mask_fcn1.weight",
+                 "not in the model: ignored", "... and 4 more", "no counterpart: left out", "pixel_mean"):  # fmt: skip
+        assert text in printed, text
+
+
+# detectron2's form ----------------------------------------------------------------------------------------------------
+def test_an_export_for_detectron2_holds_its_keys_and_reads_back_bit_for_bit(trained, tmp_path):
+    model = detector()
+    load_weights(model, trained, strict=True)
+    assert export_detectron2(model, tmp_path / "a.pth") == []
+    raw = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert list(raw) == ["model"] and all(type(x) is torch.Tensor for x in raw["model"].values())
+    assert equal(read_weights(tmp_path / "a.pth").tensors, trained.tensors)
