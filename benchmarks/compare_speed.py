@@ -7,8 +7,9 @@ thresholds let exactly OBJECTS detections of each image through. "crowded" cases
 and 6,000 proposals. Each variant of each case runs in a process of its own; the rounds alternate between the variants,
 so that a busy machine hurts all alike. Timed is what a user calls: the model on a list of images, masks included.
 
-Variants: torchvision and ours in single precision; both under bfloat16 autocast and in channels-last order; ours with
-the light mask head of our own configurations (two convolutions of 64 channels instead of four of 256).
+Variants: torchvision as it comes, and with its weights in channels-last order ("cl"), which is how `load_model` delivers
+ours; both under bfloat16 autocast; ours with the light mask head of our own configurations (two convolutions of 64
+channels instead of four of 256).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import platform
 import resource
 import statistics
 import subprocess
@@ -46,7 +48,7 @@ CASES = [
     "infer-1024-2000x1",
     "train-512-30x2",
 ]
-VARIANTS = ["torchvision", "ours", "torchvision bf16", "ours bf16", "ours light"]
+VARIANTS = ["torchvision", "torchvision cl", "ours cl", "torchvision cl bf16", "ours cl bf16", "ours cl light"]
 
 
 def anchor_sizes(objects: int) -> list[list[float]]:
@@ -123,7 +125,7 @@ def make_step(variant: str, what: str, side: int, objects: int, batch: int) -> C
     ours = variant.startswith("ours")
     model = make_ours(objects, "light" in variant) if ours else make_torchvision(side, objects)
     images = [torch.randn(BANDS, side, side) for _ in range(batch)]
-    if "bf16" in variant:
+    if "cl" in variant:
         model = model.to(memory_format=torch.channels_last)
     if what == "infer":
         model.eval()
@@ -179,7 +181,7 @@ def measure(case: str, repeats: int) -> list[dict]:
     """Median seconds (after one warm-up) and peak memory of each variant of a case."""
     command = [sys.executable, __file__, "--serve", case]
     what = case.split("-")[0]
-    variants = [name for name in VARIANTS if what == "infer" or name in ("torchvision", "ours")]
+    variants = [name for name in VARIANTS if what == "infer" or "light" not in name]
     workers = {
         name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name in variants
@@ -201,15 +203,23 @@ def measure(case: str, repeats: int) -> list[dict]:
     return rows
 
 
+def cpu_name() -> str:
+    """The processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
 def table(rows: list[dict]) -> str:
-    """Markdown; ratios to torchvision's in the same precision, "light" to torchvision's single precision."""
+    """Markdown; ratios to torchvision as it comes."""
     lines = [
         "| case | variant | detections | seconds (fastest) | times as fast | peak memory, MiB | memory ratio |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        other = "torchvision bf16" if "bf16" in row["variant"] else "torchvision"
-        reference = next(x for x in rows if x["case"] == row["case"] and x["variant"] == other)
+        reference = next(x for x in rows if x["case"] == row["case"] and x["variant"] == "torchvision")
         lines.append(
             f"| {row['case']} | {row['variant']} | {row['detections']} | {row['seconds']:.2f} ({row['fastest']:.2f}) "
             f"| {reference['seconds'] / row['seconds']:.2f} | {row['peak_mib']:.0f} "
@@ -233,7 +243,7 @@ def main() -> None:
     for case in args.cases:
         rows += measure(case, args.repeats)
         print(f"{case} done", file=sys.stderr, flush=True)
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
+    versions = f"{cpu_name()}; torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
     text = f"{versions}; median of {args.repeats} rounds, peak resident memory of the process\n\n{table(rows)}\n"
     print(text)
     if args.output:

@@ -96,7 +96,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     cfg = _config_of(weights)
     model = instantiate(cfg.model)
     load_weights(model, weights, strict=True, bands=cfg.get("bands"))
-    return model.to(device).eval(), cfg
+    # faster convolutions on any device; the order in memory, not the weights
+    return model.to(device, memory_format=torch.channels_last).eval(), cfg
 
 
 def adapt_model(

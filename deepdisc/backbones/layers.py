@@ -106,10 +106,11 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 def _uncounted(block: nn.Module) -> Iterator[None]:
     """Keep the second forward pass from entering the running statistics of batch norms again."""
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -245,7 +245,7 @@ def test_stochastic_depth_draws_the_same_random_numbers(reference):
     model = reference.model("model.backbone.bottom_up.drop_path_rate=0.2").train()
     torch.manual_seed(0)
     losses = model([{"image": reference.image(i), "instances": reference.truth(i, polygons=True)} for i in range(2)])
-    wanted = {name.removeprefix("loss/"): value for name, value in reference.training[case].items()}
+    wanted = {name.removeprefix("loss/"): float(value) for name, value in reference.training[case].items()}
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(wanted, rel=2e-5)
 
 
