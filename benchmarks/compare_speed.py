@@ -7,9 +7,9 @@ thresholds let exactly OBJECTS detections of each image through. "crowded" cases
 and 6,000 proposals. Each variant of each case runs in a process of its own; the rounds alternate between the variants,
 so that a busy machine hurts all alike. Timed is what a user calls: the model on a list of images, masks included.
 
-Variants: torchvision as it comes, and with its weights in channels-last order ("cl"), which is how `load_model` delivers
-ours; both under bfloat16 autocast; ours with the light mask head of our own configurations (two convolutions of 64
-channels instead of four of 256).
+Variants: torchvision as it comes, and with its weights in channels-last order ("cl"), which is how `load_model`
+delivers ours; both under bfloat16 autocast; ours with the light mask head of our own configurations (two convolutions
+of 64 channels instead of four of 256).
 """
 
 from __future__ import annotations
@@ -243,8 +243,9 @@ def main() -> None:
     for case in args.cases:
         rows += measure(case, args.repeats)
         print(f"{case} done", file=sys.stderr, flush=True)
-    versions = f"{cpu_name()}; torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
-    text = f"{versions}; median of {args.repeats} rounds, peak resident memory of the process\n\n{table(rows)}\n"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
+    what = f"median of {args.repeats} rounds, peak resident memory of the process"
+    text = f"{cpu_name()}; {versions}; {what}\n\n{table(rows)}\n"
     print(text)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
