@@ -11,7 +11,7 @@ import yaml
 from deepdisc.errors import InputError
 from deepdisc.files import read_yaml
 
-_CHECKPOINTS = (".pth", ".pkl", ".pyth", ".safetensors")
+_CHECKPOINTS = (".pth", ".pt", ".pkl", ".pyth", ".safetensors")
 _TABLES = (".parquet", ".pq", ".ecsv", ".csv")
 
 

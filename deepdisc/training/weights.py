@@ -27,7 +27,7 @@ from deepdisc.training.checkpoint import save_state
 from deepdisc.training.naming import Origin, pixel_statistics, translate
 from deepdisc.training.pickles import load_pickle, load_torch
 
-SUFFIXES = (".pth", ".pkl", ".pyth", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".pkl", ".pyth", ".safetensors")
 # Heads of our own; detectron2 has no name for them.
 _OUR_HEADS = "roi_heads.heads."
 

@@ -7,13 +7,15 @@ import yaml
 from tiny_model import TinyDetector, config
 from weight_files import equal, write
 
-from deepdisc import model_zoo
-from deepdisc.config import load, to_yaml
+from deepdisc import cli, model_zoo
+from deepdisc.backbones.stem import BandAdapter
+from deepdisc.config import instantiate, load, to_yaml
 from deepdisc.errors import InputError
 from deepdisc.files import sha256
-from deepdisc.model_zoo import load_model
+from deepdisc.model_zoo import adapt_model, load_model
 from deepdisc.training import train
-from deepdisc.training.weights import export_safetensors
+from deepdisc.training.loading import load_weights
+from deepdisc.training.weights import export_safetensors, read_weights
 
 
 @pytest.fixture
@@ -137,3 +139,61 @@ def test_every_shipped_model_is_intact_and_loads():
         model, cfg = load_model(name)
         assert list(cfg.bands) == list(entry["bands"]) and cfg.pixel_scale_arcsec == entry["pixel_scale_arcsec"]
         load(entry["config"])
+
+
+# other bands, other programs ------------------------------------------------------------------------------------------
+def test_a_model_is_adapted_to_other_bands_by_name(model, cfg, tmp_path):
+    export_safetensors(model, cfg, tmp_path / "a.safetensors")
+    wanted = cfg.copy()
+    wanted.bands, wanted.model.bands = ["r", "z", "g"], 3
+    found, report = adapt_model(tmp_path / "a.safetensors", wanted)
+    assert report.adapted == ["first.weight (2 -> 3 bands: g,r -> r,z,g)"] and not found.training
+    old, new = model.first.weight, found.first.weight
+    torch.testing.assert_close(new[:, 2] - new[:, 0], old[:, 0] - old[:, 1])
+    torch.testing.assert_close(new.sum(1), old.sum(1))
+    repeated, _ = adapt_model(tmp_path / "a.safetensors", wanted, BandAdapter("repeat", file_bands=["a", "b"]))
+    torch.testing.assert_close(repeated.first.weight[:, 0], repeated.first.weight[:, 2])
+
+
+def test_the_shipped_model_goes_to_detectron2(tmp_path, capsys):
+    model, cfg = load_model("ugriz_r18")
+    plain = model_zoo.export("ugriz_r18", tmp_path / "plain.pth", to="detectron2")
+    notes = capsys.readouterr().err
+    own = {name for name in model.state_dict() if name.startswith("roi_heads.heads.")}
+    written = read_weights(plain).tensors
+    assert own and written.keys() == model.state_dict().keys() - own
+    for text in ("model.roi_heads.num_classes = 2", "anchor_generator.sizes = [[5.0, 8.0], [12.0, 18.0]",
+                 "bands u, g, r, i, z, in this order", "does not have the stretch", "a stem without max-pool",
+                 "one class per object", "measurement heads redshift: left out (--keep-heads)"):  # fmt: skip
+        assert text in notes, text
+    whole = model_zoo.export("ugriz_r18", tmp_path / "whole.pth", to="detectron2", keep_heads=True)
+    assert equal(read_weights(whole).tensors, dict(model.state_dict()))
+    assert "written under our names" in capsys.readouterr().err
+    again = instantiate(cfg.model)
+    load_weights(again, read_weights(whole), strict=True)
+    assert equal(again.state_dict(), model.state_dict())
+
+
+def test_a_plain_model_has_everything_that_detectron2_has(tmp_path):
+    lines = model_zoo.detectron2_notes(load("configs/common/resnet_fpn.py", ["num_bands=9", "num_classes=2"]))
+    assert "  model.backbone.bottom_up.stages.stride_in_1x1 = True" in lines
+    assert not [line for line in lines if "does not have" in line]
+
+
+def test_wrong_exports_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"the exported model is a .safetensors file.*--to detectron2 writes .pth"):
+        model_zoo.export("ugriz_r18", tmp_path / "a.pth")
+    with pytest.raises(InputError, match="the exported model is a .pth file"):
+        model_zoo.export("ugriz_r18", tmp_path / "a.pkl", to="detectron2")
+    with pytest.raises(InputError, match="num_classes=3: detectron2's file holds no settings"):
+        model_zoo.export("ugriz_r18", tmp_path / "a.pth", ["num_classes=3"], to="detectron2")
+
+
+def test_export_from_the_command_line(tmp_path, capsys):
+    command = ["export", "ugriz_r18", "--output", str(tmp_path / "a.pth")]
+    assert cli.main([*command, "--to", "detectron2"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "a.pth")
+    assert cli.main([*command, "--keep-heads"]) == 2
+    assert "--keep-heads: only --to detectron2 leaves heads away" in capsys.readouterr().err
+    assert cli.main(["inspect", str(tmp_path / "a.pth")]) == 0
+    assert "program: detectron2" in capsys.readouterr().out

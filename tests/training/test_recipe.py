@@ -1,0 +1,130 @@
+"""The recipe of model_zoo/README.md: a 3-band checkpoint of detectron2's model zoo, fine-tuned to nine bands."""
+
+import math
+import re
+
+import blob_sky
+import pytest
+import torch
+import yaml
+from runs import records
+from weight_files import equal, write, write_caffe2
+
+from deepdisc.backbones.stem import BandAdapter
+from deepdisc.config import instantiate, load
+from deepdisc.data.dataset import TileDataset
+from deepdisc.data.prepare import prepare
+from deepdisc.model_zoo import adapt_model, export, load_model
+from deepdisc.training import train
+from deepdisc.training.weights import read_weights
+
+STEM = "backbone.bottom_up.stem.conv1.weight"
+# an eighth of the widths; the recipe's own settings stay
+NARROW = [
+    "model.backbone.bottom_up.stem_out_channels=8",
+    "model.backbone.out_channels=32",
+    "model.roi_heads.box_head.fc_dim=64",
+    "model.roi_heads.mask_head.conv_dim=32",
+]
+SHORT = [
+    "data.crop_size=64", "data.batch_size=2", "train.device=cpu", "train.ema_decay=0", "train.max_iter=2",
+    "train.eval_period=2", "train.log_period=1", "model.roi_heads.batch_size_per_image=16",
+    "optim.schedule.warmup_iters=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(repository, tmp_path_factory):
+    """The config of the text, as a file elsewhere."""
+    text = (repository / "model_zoo" / "README.md").read_text()
+    path = tmp_path_factory.mktemp("recipe") / "nine_bands.py"
+    path.write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def nine_bands(tmp_path_factory):
+    """A data set of nine bands, whose pixels are those of the two bands of blobs in turn."""
+    folder = tmp_path_factory.mktemp("nine")
+    entries = []
+    for i, split in enumerate(("train", "val", "test")):
+        entry = blob_sky.write_field(folder / f"field_{i}", shape=(64, 64), count=8, seed=i)
+        path = folder / entry["mosaic"]
+        mosaic = yaml.safe_load(path.read_text())
+        mosaic["bands"] = {band: mosaic["bands"]["gr"[j % 2]] for j, band in enumerate("ugrizyJHK")}
+        path.write_text(yaml.safe_dump(mosaic))
+        entries.append(entry | {"split": split})
+    return prepare(blob_sky.write_recipe(folder, entries), folder / "dataset", tile_size=64)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A narrow Mask R-CNN R50-FPN for COCO, in both forms of the model zoo; its norms have mean 0 and variance 1."""
+    torch.manual_seed(0)
+    original = instantiate(load("configs/common/resnet_fpn.py", NARROW).model)
+    for name, value in original.state_dict().items():
+        if name.endswith("running_var"):
+            value.fill_(1.0)
+    folder = tmp_path_factory.mktemp("zoo")
+    return {
+        "original": original,
+        "pkl": write(original, folder / "model_final.pkl", "pkl"),
+        "caffe2": write_caffe2(original.state_dict(), folder / "caffe2.pkl"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pkl", "caffe2"])
+def test_the_recipe_of_the_text(kind, recipe, zoo, nine_bands, tmp_path, capsys, monkeypatch):
+    """Trains through both phases (one iteration of each), then predicts and goes back to detectron2."""
+    lines = [f"data.path={nine_bands}", f"train.output_dir={tmp_path / 'run'}", f"train.init_checkpoint={zoo[kind]}"]
+    cfg = load(recipe, [*NARROW, *SHORT, *lines])
+    monkeypatch.setenv("COLUMNS", "200")
+    # as long as only the heads learn, the backbone is what was loaded
+    cfg.optim.phases[0].iters = 1
+    first = train_and_load(cfg, tmp_path / "heads", max_iter=1)
+    printed = capsys.readouterr().err
+    assert "(3 -> 9 bands: blue,green,red -> u,g,r,i,z,y,J,H,K)" in printed
+    assert "80 classes in the file, 2 in the model" in printed and "cls_score.weight" in printed
+    old = zoo["original"].state_dict()
+    wavelengths = dict(cfg.train.init_bands.wavelengths_um)
+    adapted = BandAdapter("wavelength", wavelengths)(old[STEM], ("blue", "green", "red"), list(cfg.bands))
+    assert torch.equal(first[STEM], adapted)
+    rest = [name for name in old if name.startswith("backbone") and name != STEM]
+    assert equal({name: first[name] for name in rest}, {name: old[name] for name in rest})
+    assert not torch.equal(first["roi_heads.box_head.fc1.weight"], old["roi_heads.box_head.fc1.weight"])
+    # the whole recipe
+    best = train(cfg)
+    losses = [record["loss"] for record in records(tmp_path / "run") if "loss" in record]
+    assert losses and all(map(math.isfinite, losses))
+    model, found = load_model(best)
+    state = model.state_dict()
+    assert not torch.equal(state[STEM], adapted) and list(found.bands) == list("ugrizyJHK")
+    norms = [name for name in old if ".norm." in name]
+    assert equal({name: state[name] for name in norms}, {name: old[name] for name in norms})
+    instances = predicted(model, nine_bands)
+    assert torch.isfinite(instances.pred_boxes).all() and torch.isfinite(instances.scores).all()
+    written = read_weights(export(best, tmp_path / "model.pth", to="detectron2"))
+    assert equal(written.tensors, dict(state))
+
+
+def train_and_load(cfg, folder, max_iter):
+    """The weights after a part of the recipe."""
+    part = cfg.copy()
+    part.train.max_iter, part.train.output_dir = max_iter, str(folder)
+    part.optim.phases = [{**part.optim.phases[0], "iters": max_iter}]
+    return read_weights(train(part)).tensors
+
+
+def predicted(model, dataset):
+    sample = TileDataset(dataset, "test")[0]
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    with torch.no_grad():
+        return model([sample])[0]["instances"]
+
+
+def test_the_same_from_python(recipe, zoo):
+    model, report = adapt_model(zoo["caffe2"], load(recipe, NARROW))
+    assert report.adapted[0].startswith(STEM) and not model.training
+    with torch.no_grad():
+        record = {"image": torch.randn(9, 64, 64), "variance": torch.ones(9, 64, 64)}
+        assert torch.isfinite(model([record])[0]["instances"].scores).all()
