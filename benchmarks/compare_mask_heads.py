@@ -88,9 +88,8 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     start = start_weights(args.model, args.output)
-    print(
-        f"| {args.steps} steps | parameters of the head | outlines found | AP | AP50 | AP75 |\n|---|---|---|---|---|---|"
-    )
+    print(f"| {args.steps} steps | parameters of the head | objects found | AP of outlines | AP50 | AP75 |")
+    print("|---|---|---|---|---|---|")
     for name in HEADS:
         checkpoint = train_head(name, args, start)
         figures = score(checkpoint, args.field, args.output / f"{name}_catalogue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +67,10 @@ class RedshiftHead(Head):
             )
             joined += photometry_width
         layers: list[nn.Module] = []
-        for before, after in zip([joined, *widths[2:-1]], widths[2:], strict=True):
+        later = [joined, *widths[2:]]
+        for before, after in pairwise(later):
             layers += [nn.Linear(before, after), nn.Tanh()]
-        self.rest = nn.Sequential(*layers, nn.Linear(widths[-1], 3 * num_components))
+        self.rest = nn.Sequential(*layers, nn.Linear(later[-1], 3 * num_components))
         self._start_broad(num_components)
 
     def _start_broad(self, k: int) -> None:
