@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,6 @@ from deepdisc.training import distributed
 from deepdisc.training.naming import BOTTOM_UP, RGB, norms_without_statistics
 from deepdisc.training.weights import Weights
 
-# (kernel (O, M, k, k), bands of the file, bands of the model or their number) -> (O, N, k, k); see `BandAdapter`
-Adapter = Callable[[Tensor, Sequence[str] | None, Sequence[str] | int], Tensor]
-
 _COUNTER = re.compile(r"(^|\.)num_batches_tracked$")  # no layer reads it
 _STEM = re.compile(r"(^|\.)(stem\.conv1|patch_embed\.proj)\.weight$")
 _BACKBONE = re.compile(r"(^|\.)(stem|res\d|patch_embed|blocks)\.")
@@ -33,6 +31,16 @@ _BLOCK = re.compile(r"(?:^|\.)(res\d|blocks)\.(\d+)\.")
 _POSITIONS = re.compile(r"\.rel_pos_[hw]$")
 _CLASSES = re.compile(r"\.(cls_score|bbox_pred|predictor)\.(weight|bias)$")
 _STRIDES = "model.backbone.bottom_up.stride_in_1x1"
+
+
+class Adapter(Protocol):
+    """Makes a first convolution for other bands; see `deepdisc.backbones.stem.BandAdapter`."""
+
+    method: str
+    file_bands: Sequence[str] | None
+
+    def __call__(self, kernel: Tensor, file_bands: Sequence[str] | None, bands: Sequence[str] | int) -> Tensor:
+        """(O, M, k, k), names of the file's bands, those of the model's or their number -> (O, N, k, k)."""
 
 
 @dataclass
@@ -188,15 +196,20 @@ def _adapt_stem(
     given = value.shape[1]
     if bands is not None and len(bands) != wanted:
         raise InputError(f"bands names {len(bands)} bands ({','.join(bands)}), but the model's stem reads {wanted}")
-    stated = getattr(adapter, "file_bands", None)
-    known = stated or weights.bands
-    is_photograph = not stated and known is not None and set(known) == set(RGB)
+    known = adapter.file_bands or weights.bands
+    is_photograph = not adapter.file_bands and known is not None and set(known) == set(RGB)
     if given == wanted and (known is None or bands is None or is_photograph or tuple(known) == tuple(bands)):
         report.matched.append(name)
         if is_photograph:
             report.notes.append(f"the file's stem reads {', '.join(known)}, which the model's three bands now take")
         return value
-    report.adapted.append(f"{name} ({given} -> {wanted} bands: {_listed(known)} -> {_listed(bands)})")
+    report.adapted.append(
+        f"{name} ({given} -> {wanted} bands by {adapter.method}: {_listed(known)} -> {_listed(bands)})"
+    )
+    if given == wanted:
+        report.notes.append(
+            "other layers that read the bands (photometry of a head) still take them in the file's order"
+        )
     return adapter(value, known, wanted if bands is None else list(bands))
 
 
@@ -242,7 +255,7 @@ def _judge(
         _judge_classes(source, given, own)
         raise InputError(
             f"{source} is a checkpoint of another architecture than this config's: {report.summary()}; use the config "
-            "that is saved beside the checkpoint"
+            f"that is saved beside the checkpoint{''.join(f'; {note}' for note in weights.origin.notes[:1])}"
         )
     if len(report.mismatched) + len(report.unexpected) > len(report.matched):
         raise InputError(f"{source} is a checkpoint of another architecture: {report.summary()}")

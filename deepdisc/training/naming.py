@@ -199,7 +199,7 @@ def _resnet_name(old: str) -> str | None:
 def _from_resnet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Origin]:
     """A backbone of torchvision or timm: RGB images, strides in the 3x3 convolutions."""
     tensors = {re.sub(r"^(backbone|encoder)\.", "", name): value for name, value in tensors.items()}
-    if "conv1.0.weight" in tensors or "layer2.0.downsample.2.weight" in tensors:
+    if "conv1.0.weight" in tensors or any(".downsample.2." in name for name in tensors):
         raise InputError(
             "this is a ResNet-D (deep stem, pooled shortcuts), another network than the ResNet here; take the weights "
             "of a plain one, such as timm's resnet50"

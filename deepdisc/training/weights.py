@@ -65,7 +65,10 @@ class Weights:
 
     @cached_property
     def _settings(self) -> DictConfig | None:
-        return None if self.config is None else from_yaml(self.config, f"config inside {self.source}")
+        try:
+            return None if self.config is None else from_yaml(self.config, f"config inside {self.source}")
+        except InputError:  # another program's text under that name
+            return None
 
     @property
     def bands(self) -> tuple[str, ...] | None:

@@ -83,7 +83,7 @@ def test_the_recipe_of_the_text(kind, recipe, zoo, nine_bands, tmp_path, capsys,
     cfg.optim.phases[0].iters = 1
     first = train_and_load(cfg, tmp_path / "heads", max_iter=1)
     printed = capsys.readouterr().err
-    assert "(3 -> 9 bands: blue,green,red -> u,g,r,i,z,y,J,H,K)" in printed
+    assert "(3 -> 9 bands by wavelength: blue,green,red -> u,g,r,i,z,y,J,H,K)" in printed
     assert "80 classes in the file, 2 in the model" in printed and "cls_score.weight" in printed
     old = zoo["original"].state_dict()
     wavelengths = dict(cfg.train.init_bands.wavelengths_um)

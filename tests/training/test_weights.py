@@ -103,7 +103,7 @@ def test_the_first_convolution_is_adapted_to_other_bands(model):
     five = TinyDetector(bands=5)
     weights = Weights(model.state_dict(), Path("rgb.pth"))
     report = load_weights(five, weights, strict=False, adapter=BandAdapter())
-    assert report.adapted == ["first.weight (2 -> 5 bands: unnamed -> unnamed)"]
+    assert report.adapted == ["first.weight (2 -> 5 bands by mean: unnamed -> unnamed)"]
     grey = torch.rand(1, 1, 9, 9)
     answers = (m.first(grey.expand(-1, bands, -1, -1)) for m, bands in ((model, 2), (five, 5)))
     torch.testing.assert_close(*answers)
@@ -270,7 +270,7 @@ def test_bands_are_found_by_name_even_if_their_number_is_the_same(trained):
     model = detector()
     report = load_weights(model, weights, strict=False, bands=["i", "r", "g"], adapter=BandAdapter())
     name = "backbone.bottom_up.stem.conv1.weight"
-    assert report.adapted == [f"{name} (3 -> 3 bands: g,r,i -> i,r,g)"]
+    assert report.adapted == [f"{name} (3 -> 3 bands by mean: g,r,i -> i,r,g)"]
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, trained.tensors[name].flip(1))
 
 
