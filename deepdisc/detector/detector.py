@@ -92,13 +92,13 @@ class Detector(nn.Module):
         targets = [self._target(record) for record in records]
         features, image_sizes = self._features(records)
         proposals, losses = self.proposal_generator(features, image_sizes, targets)
-        return losses | self.roi_heads.losses(_contiguous(features), proposals, targets, self._maps(records))
+        return losses | self.roi_heads.losses(_for_pooling(features), proposals, targets, self._maps(records))
 
     def predict(self, records: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Detections of each image, best first; see the class and `losses`."""
         features, image_sizes = self._features(records)
         proposals, _ = self.proposal_generator(features, image_sizes)
-        found = self.roi_heads.predict(_contiguous(features), proposals, self._maps(records))
+        found = self.roi_heads.predict(_for_pooling(features), proposals, self._maps(records))
         return [{"instances": instances} for instances in found]
 
     def _features(self, records: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
@@ -175,6 +175,11 @@ class Detector(nn.Module):
         return [{"ebv": torch.as_tensor(record.get("ebv", 0.0), device=self.device)} for record in records]
 
 
-def _contiguous(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The maps in the order that ROIAlign reads, which else copies them for each chunk of regions."""
-    return {name: feature.contiguous() for name, feature in features.items()}
+def _for_pooling(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The maps as `ROIPooler` wants them, which else converts them anew for each chunk of regions."""
+    return {
+        name: feature.contiguous().to(torch.promote_types(feature.dtype, torch.float32))
+        if feature.is_floating_point()
+        else feature
+        for name, feature in features.items()
+    }

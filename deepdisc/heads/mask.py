@@ -27,7 +27,7 @@ class MaskHead(Head):
         conv_dim: int = 256,
         num_conv: int = 4,
         norm: str | None = None,
-        chunk_size: int = 256,
+        chunk_size: int = 128,
     ):
         """Build the head.
 
