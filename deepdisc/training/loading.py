@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class LoadReport:
 
     def table(self, source: str) -> Table:
         """The same for printing, with up to eight names of each kind."""
-        table = Table("", "tensors", "which", title=f"weights from {source}")
+        table = Table("", "tensors", "which", title=f"weights from {escape(source)}")
         meaning = {
             "matched": "matched",
             "adapted": "adapted",
@@ -80,7 +81,7 @@ class LoadReport:
             listed = [] if kind == "matched" else names
             more = [f"... and {len(names) - 8} more"] if len(listed) > 8 else []
             if names or kind == "matched":
-                table.add_row(text, str(len(names)), "\n".join(listed[:8] + more))
+                table.add_row(text, str(len(names)), escape("\n".join(listed[:8] + more)))
         return table
 
     def print(self, source: str) -> None:
