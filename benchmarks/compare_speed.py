@@ -166,7 +166,6 @@ def serve(case: str, variant: str) -> None:
     what, side, rest = case.split("-")
     objects, batch = (int(number) for number in rest.split("x"))
     step = make_step(variant, what, int(side), objects, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     autocast = torch.autocast("cpu", dtype=torch.bfloat16) if "bf16" in variant else contextlib.nullcontext()
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -174,7 +173,7 @@ def serve(case: str, variant: str) -> None:
             count = step()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({"seconds": seconds, "count": count, "peak": peak, "before": before}), flush=True)
+        print(json.dumps({"seconds": seconds, "count": count, "peak": peak}), flush=True)
 
 
 def measure(case: str, repeats: int) -> list[dict]:

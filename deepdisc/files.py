@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,26 @@ def refuse_to_overwrite(paths: Iterable[str | os.PathLike]) -> None:
     for path in paths:
         if os.path.lexists(path):
             raise InputError(f"{path} exists already and is not overwritten; choose another --output")
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """As `atomic_path` for a folder, which is yielded empty; `path` must not exist.
+
+    Raises:
+        InputError: `path` exists, or an OSError that concerns writing.
+    """
+    path = Path(path)
+    refuse_to_overwrite([path])
+    temporary = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_failure(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

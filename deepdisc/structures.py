@@ -81,6 +81,8 @@ def sample_map(value: Tensor | float, boxes: Tensor, image_size: tuple[int, int]
 class RegionMasks:
     """Masks of N objects, each stored only inside its own region: memory grows with the objects, not with the image.
 
+    They are kept on the CPU.
+
     Attributes:
         regions: (N, 4) int64 `x0, y0, x1, y1`, pixel edges, within the image.
         crops: list of N bool tensors of shape (y1 - y0, x1 - x0).
@@ -88,8 +90,8 @@ class RegionMasks:
     """
 
     def __init__(self, regions: Tensor, crops: Sequence[Tensor], image_size: tuple[int, int]):
-        self.regions = regions.to(torch.int64).reshape(-1, 4)
-        self.crops = list(crops)
+        self.regions = regions.cpu().to(torch.int64).reshape(-1, 4)
+        self.crops = [crop.cpu() for crop in crops]
         self.image_size = (int(image_size[0]), int(image_size[1]))
         assert len(self.crops) == len(self.regions)
 
@@ -127,8 +129,9 @@ class RegionMasks:
         return RegionMasks(regions, [crop for item in items for crop in item.crops], items[0].image_size)
 
     def to(self, device: torch.device | str) -> RegionMasks:
-        """The same masks on another device."""
-        return RegionMasks(self.regions.to(device), [crop.to(device) for crop in self.crops], self.image_size)
+        """Themselves: masks stay on the CPU, where all that is done with them is cheaper than moving them."""
+        del device
+        return self
 
     def areas(self) -> Tensor:
         """Number of set pixels (N,), int64."""

@@ -24,7 +24,7 @@ model.roi_heads = L(CascadeROIHeads)(
     batch_size_per_image=512,
     positive_fraction=0.25,
     box_pooler=_heads.box_pooler,
-    # the second and third stage have heads like the first, with weights of their own
+    # the second and third stage have heads like the first, with weights of their own; change box_heads.0 for all
     box_heads=[_heads.box_head, "${model.roi_heads.box_heads[0]}", "${model.roi_heads.box_heads[0]}"],
     box_predictors=[
         L(BoxPredictor)(

@@ -21,6 +21,7 @@ model.backbone.bottom_up = L(MViT)(
     checkpoint_activations=False,
 )
 model.proposal_generator.head.num_conv = 2
+# on several GPUs each takes the statistics of its own regions (detectron2: of all); FrozenBN and GN have no such choice
 model.roi_heads.box_heads[0].num_conv = 4
 model.roi_heads.box_heads[0].num_fc = 1
 model.roi_heads.box_heads[0].norm = "BN"

@@ -61,10 +61,12 @@ def relative_positions(table: Tensor, q_size: int, k_size: int) -> Tensor:
     distances = 2 * max(q_size, k_size) - 1
     if len(table) != distances:
         table = F.interpolate(table.T[None], size=distances, mode="linear")[0].T
-    q_step, k_step = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)
-    queries = torch.arange(q_size, device=table.device)[:, None] * q_step
-    keys = torch.arange(k_size, device=table.device)[None, :] * k_step
-    return table[((queries - keys) + (k_size - 1) * k_step).long()]
+    finer = max(q_size, k_size)
+    query_places = torch.arange(q_size, device=table.device) * (finer / q_size)
+    key_places = torch.arange(k_size, device=table.device) * (finer / k_size)
+    row_of_zero = (k_size - 1) * (finer / k_size)
+    distance = query_places[:, None] - key_places[None, :]
+    return table[(distance + row_of_zero).long()]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:

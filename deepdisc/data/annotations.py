@@ -81,7 +81,7 @@ def read_annotations(source: str | Path | Mapping | Sequence, class_names: Seque
 
     Raises:
         InputError: no such file, not JSON, or neither of the two forms; an id that occurs twice or belongs to nothing;
-            an unknown category; a box that is malformed or outside its image.
+            an unknown category; a malformed box.
     """
     label, content = _load(source)
     if isinstance(content, Mapping):

@@ -38,7 +38,7 @@ from deepdisc.data.splits import SPLITS
 from deepdisc.data.transforms import Sample, crop
 from deepdisc.data.truth import to_instances
 from deepdisc.errors import InputError, first_line
-from deepdisc.files import refuse_to_overwrite, sha256, write_failure, write_text
+from deepdisc.files import atomic_folder, refuse_to_overwrite, sha256, write_failure, write_text
 from deepdisc.structures import Instances, RegionMasks
 
 _LARGEST_ID = np.iinfo(np.int32).max
@@ -70,16 +70,9 @@ def export(root: str | Path, output: str | Path, *, polygons: bool = False, min_
     refuse_to_overwrite([output])
     description = read_description(root)
     contents = {split: split_to_coco(root, split, polygons, min_visible) for split in description["splits"]}
-    temporary = output.with_name(f".{secrets.token_hex(4)}.partial.{output.name}")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(output) as temporary:
         for split, content in contents.items():
             write_text(temporary / f"{split}.json", json.dumps(content, allow_nan=False) + "\n")
-        os.replace(temporary, output)
-    except OSError as error:
-        raise write_failure(output, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 

@@ -20,9 +20,6 @@ one file of the data set. Object positions in the data set's truth are in the pi
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +37,7 @@ from deepdisc.data.mosaic import Mosaic
 from deepdisc.data.splits import SPLITS, Area, plan_areas, tile_edges
 from deepdisc.data.truth import EDGE, read_segmentation, read_truth
 from deepdisc.errors import InputError, nearest
-from deepdisc.files import read_yaml, refuse_to_overwrite, sha256, write_failure, write_text
+from deepdisc.files import atomic_folder, read_yaml, refuse_to_overwrite, sha256, write_text
 
 SCHEMA_VERSION = 1
 DEFAULT_CLASSES = ("galaxy", "star")
@@ -108,19 +105,13 @@ def prepare(
     for other in fields[1:]:
         _check_alike(fields[0], other)
     areas = plan_areas(fields, dict(fractions or DEFAULT_FRACTIONS), guard_pix, seed)
-    temporary = output.with_name(f".{secrets.token_hex(4)}.partial.{output.name}")
-    try:
-        (temporary / "tiles").mkdir(parents=True)
+    with atomic_folder(output) as temporary:
+        (temporary / "tiles").mkdir()
         writer = _Writer(temporary, fields[0].bands)
         for area in track(areas, description="tiles", console=Console(stderr=True)):
             writer.write_area(fields[area.field], area, areas, tile_size)
         about = {"seed": seed, "tile_size": tile_size, "fractions": dict(fractions or DEFAULT_FRACTIONS)}
         writer.finish(contents, fields, about)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise write_failure(output, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 

@@ -53,18 +53,18 @@ class CascadeROIHeads(ROIHeads):
                 "a cascade refines one box for all classes: set cls_agnostic_bbox_reg=True in each predictor"
             )
         super().__init__(
-            num_classes,
-            proposal_matchers[0],
-            box_pooler,
-            nn.ModuleList(box_heads),
-            nn.ModuleList(box_predictors),
-            mask_head,
-            heads,
-            batch_size_per_image,
-            positive_fraction,
-            chunk_size,
+            num_classes=num_classes,
+            proposal_matcher=proposal_matchers[0],
+            box_pooler=box_pooler,
+            box_head=nn.ModuleList(box_heads),
+            box_predictor=nn.ModuleList(box_predictors),
+            mask_head=mask_head,
+            heads=heads,
+            batch_size_per_image=batch_size_per_image,
+            positive_fraction=positive_fraction,
+            chunk_size=chunk_size,
         )
-        self.proposal_matchers = list(proposal_matchers)
+        self.later_matchers = list(proposal_matchers[1:])
 
     @property
     def final_predictor(self) -> nn.Module:
@@ -79,15 +79,21 @@ class CascadeROIHeads(ROIHeads):
         regions = sampled
         for stage, (head, predictor) in enumerate(zip(self.box_head, self.box_predictor, strict=True)):
             pooled = self.box_pooler(features, [x.proposal_boxes for x in regions])
-            logits, deltas = predictor(head(_ScaledGradient.apply(pooled, 1.0 / len(self.box_head))))
+            if pooled.requires_grad:
+                # the losses of the stages are summed, the backbone sees their mean
+                pooled.register_hook(self._divide_by_stages)
+            logits, deltas = predictor(head(pooled))
             for name, value in predictor.losses(logits, deltas, regions).items():
                 losses[f"{name}_stage{stage}"] = value
             if stage + 1 < len(self.box_head):
                 boxes = predictor.box_coder.decode(deltas.detach(), torch.cat([x.proposal_boxes for x in regions]))
                 boxes = boxes.split([len(x) for x in regions])
-                matcher = self.proposal_matchers[stage + 1]
+                matcher = self.later_matchers[stage]
                 regions = [self._rematch(matcher, box, target) for box, target in zip(boxes, targets, strict=True)]
         return losses
+
+    def _divide_by_stages(self, gradient: Tensor) -> Tensor:
+        return gradient / len(self.box_head)
 
     def _rematch(self, matcher: Matcher, boxes: Tensor, target: Instances) -> Instances:
         """Regions of the next stage; boxes that left the image cannot be learned from."""
@@ -95,7 +101,8 @@ class CascadeROIHeads(ROIHeads):
         boxes = boxes[nonempty(boxes)]
         index, classes = self.match(matcher, boxes, target)
         matched = target.gt_boxes[index] if len(target) else boxes
-        return Instances(target.image_size, proposal_boxes=boxes, gt_classes=classes, gt_boxes=matched)
+        regions = Instances(target.image_size, proposal_boxes=boxes, gt_classes=classes, gt_boxes=matched)
+        return regions[classes >= 0]
 
     def refine(self, features: dict[str, Tensor], boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean class probabilities (R, K + 1) and final boxes (R, 4); for the arguments see `ROIHeads.refine`."""
@@ -107,16 +114,3 @@ class CascadeROIHeads(ROIHeads):
             scores.append(logits.float().softmax(dim=1))
             boxes = predictor.box_coder.decode(deltas, boxes)
         return sum(scores) / len(scores), boxes
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied: the stages' losses are summed, the backbone sees their mean."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None

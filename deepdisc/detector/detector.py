@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepdisc.detector.pooling import at_least_single
 from deepdisc.detector.roi_heads import ROIHeads
 from deepdisc.detector.rpn import RPN
 from deepdisc.errors import InputError, nearest
@@ -114,13 +115,13 @@ class Detector(nn.Module):
         image = record["image"]
         if image.ndim != 3 or 0 in image.shape:
             raise InputError(f"an image must be (band, y, x) and not empty; this one is {tuple(image.shape)}")
-        pixels = {"image": image.to(self.device)}
+        pixels = {"image": image.to(self.pixel_mean)}
         if self.stretch is None:
             return pixels
         if record.get("variance") is None:
             raise InputError("this model measures pixels in units of their noise: a record needs 'variance'")
         mask = record.get("mask")
-        pixels["variance"] = record["variance"].to(self.device)
+        pixels["variance"] = record["variance"].to(self.pixel_mean)
         pixels["mask"] = torch.zeros_like(pixels["image"], dtype=torch.bool) if mask is None else mask.to(self.device)
         for name, value in pixels.items():
             if value.shape != image.shape:
@@ -167,6 +168,7 @@ class Detector(nn.Module):
         if len(target) == 0:
             target.gt_boxes = torch.zeros((0, 4), device=self.device)
             target.gt_classes = torch.zeros((0,), dtype=torch.int64, device=self.device)
+        target.gt_boxes = target.gt_boxes.to(torch.float32)
         if target.has("gt_masks") and isinstance(target.gt_masks, Tensor):
             target.gt_masks = RegionMasks.from_dense(target.gt_masks)
         return target
@@ -177,9 +179,4 @@ class Detector(nn.Module):
 
 def _for_pooling(features: dict[str, Tensor]) -> dict[str, Tensor]:
     """The maps as `ROIPooler` wants them, which else converts them anew for each chunk of regions."""
-    return {
-        name: feature.contiguous().to(torch.promote_types(feature.dtype, torch.float32))
-        if feature.is_floating_point()
-        else feature
-        for name, feature in features.items()
-    }
+    return {name: at_least_single(feature).contiguous() for name, feature in features.items()}

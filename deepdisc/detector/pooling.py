@@ -24,6 +24,11 @@ def feature_stride(name: str) -> int:
     return 2 ** int(name[1:])
 
 
+def at_least_single(feature: Tensor) -> Tensor:
+    """A map in single precision or better: boxes take its type, and half of it would move them by a pixel."""
+    return feature.to(torch.promote_types(feature.dtype, torch.float32)) if feature.is_floating_point() else feature
+
+
 class ROIPooler(nn.Module):
     """ROIAlign of each box on the level of the pyramid that suits its size."""
 
@@ -72,9 +77,7 @@ class ROIPooler(nn.Module):
         Returns:
             (sum n_i, C, output_size, output_size), images one after the other.
         """
-        # at least single precision: half would move the boxes by a pixel
-        maps = [features[name] for name in self.in_features]
-        maps = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in maps]
+        maps = [at_least_single(features[name]) for name in self.in_features]
         assert len(boxes) == len(maps[0])
         image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(box) for box in boxes]))
         flat = torch.cat(boxes)

@@ -28,6 +28,8 @@ class RPNHead(nn.Module):
     def __init__(self, in_channels: int = 256, num_anchors: int = 3, num_conv: int = 1):
         """Build the head: `num_conv` 3x3 convolutions (`conv`, or `conv.conv0`, `conv.conv1`, ...), then two 1x1."""
         super().__init__()
+        if num_conv < 1:
+            raise InputError(f"num_conv={num_conv}: the head of the proposal network needs at least one convolution")
         convs = [nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(num_conv)]
         self.conv = convs[0]
         if num_conv > 1:

@@ -79,7 +79,7 @@ class MaskHead(Head):
             parts = []
             for part, part_label in zip(box.split(self.chunk_size), label.split(self.chunk_size), strict=True):
                 logits = self(self.pooler(own, [part]))
-                parts.append(logits[torch.arange(len(part), device=logits.device), part_label].sigmoid())
+                parts.append(logits[torch.arange(len(part), device=logits.device), part_label].float().sigmoid())
             result.append(torch.cat(parts))
         return result
 
@@ -107,8 +107,10 @@ def mask_targets(masks: RegionMasks | PolygonMasks, boxes: Tensor, side: int) ->
     """
     if isinstance(masks, PolygonMasks):
         return masks.rasterize_in_boxes(boxes, side).to(boxes.device)
+    # the crops are on the CPU and small: one transfer of the result instead of two for each object
     height, width = masks.image_size
-    targets = boxes.new_zeros((len(boxes), side, side), dtype=torch.bool)
+    device, boxes = boxes.device, boxes.cpu()
+    targets = torch.zeros((len(boxes), side, side), dtype=torch.bool)
     for i, ((x0, y0, x1, y1), crop) in enumerate(zip(masks.regions.tolist(), masks.crops, strict=True)):
         if crop.numel() == 0:
             continue
@@ -118,7 +120,7 @@ def mask_targets(masks: RegionMasks | PolygonMasks, boxes: Tensor, side: int) ->
         offset = boxes.new_tensor([x0 - left, y0 - top, x0 - left, y0 - top])
         aligned = roi_align(crop[None, None], [(boxes[i] - offset)[None]], side, aligned=True)
         targets[i] = aligned[0, 0] >= 0.5
-    return targets
+    return targets.to(device)
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> RegionMasks:

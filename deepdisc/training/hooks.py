@@ -17,7 +17,7 @@ from deepdisc.errors import InputError, require_extra
 from deepdisc.files import write_failure, write_text
 from deepdisc.training import distributed
 from deepdisc.training.checkpoint import BEST, FINAL, numbered, save_state
-from deepdisc.training.phases import summary
+from deepdisc.training.phases import describe_learning
 
 if TYPE_CHECKING:
     from deepdisc.training.trainer import Trainer
@@ -228,7 +228,7 @@ class ProgressHook(Hook):
 
     def on_phase(self, trainer: Trainer) -> None:
         """Say what learns."""
-        text = summary(trainer.plain_model, trainer.optimizer)
+        text = describe_learning(trainer.plain_model, trainer.optimizer)
         if len(trainer.phases) > 1:
             number = trainer.phases.index(trainer.phase) + 1
             text = f"phase {number} of {len(trainer.phases)}, until iteration {trainer.phase.end}: {text}"

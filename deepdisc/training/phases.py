@@ -132,7 +132,7 @@ def frozen_norms(model: nn.Module) -> list[nn.Module]:
     return [norm for norm in norms if norm.affine and not norm.weight.requires_grad]
 
 
-def summary(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+def describe_learning(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """One line: how many parameters learn, in how many groups, and how many do not."""
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - learning

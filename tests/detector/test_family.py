@@ -55,7 +55,7 @@ def assert_learns_and_predicts(model: torch.nn.Module, losses: set[str]):
     assert set(given) == losses
     sum(given.values()).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
     # of the backbone no part is forgotten
     stem = next(value for name, value in model.named_parameters() if "conv1.weight" in name or "patch_embed" in name)
     assert stem.grad.abs().max() > 0

@@ -18,7 +18,10 @@ from deepdisc.structures import Instances, clip_boxes, nonempty
 COMMITTED = Path(__file__).parents[1] / "data" / "golden"
 
 
-@pytest.fixture(scope="module", params=["A_tiny18 selection", "B_tiny selection", "A_tiny", "A_tiny18", "B_tiny"])
+@pytest.fixture(
+    scope="module",
+    params=["A_tiny selection", "A_tiny18 selection", "B_tiny selection", "A_tiny", "A_tiny18", "B_tiny"],
+)
 def reference(request):
     """The committed selections, then all numbers of all models where they are at hand."""
     name, _, selection = request.param.partition(" ")
@@ -69,7 +72,7 @@ def test_features_and_proposal_maps_are_those_of_detectron2(reference, model, fe
             if wanted is not None:
                 torch.testing.assert_close(given, wanted, atol=tolerance, rtol=0)
                 compared += 1
-    assert compared >= 12
+    assert compared >= 9
 
 
 def test_proposals_are_those_of_detectron2(reference, model, features):
