@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from deepdisc.config import L, instantiate, load
+from deepdisc.detector.matcher import Matcher
 from deepdisc.detector.pooling import ROIPooler
 from deepdisc.errors import InputError
 from deepdisc.heads.redshift import RedshiftHead
@@ -132,3 +133,42 @@ def test_a_cascade_whose_stages_do_not_fit_is_named():
         instantiate(cfg.model)
     with pytest.raises(InputError, match="cls_agnostic_bbox_reg=True in each predictor"):
         small("cascade_resnet_fpn", "model.roi_heads.box_predictors.1.cls_agnostic_bbox_reg=False")
+
+
+def test_regions_that_a_later_stage_ignores_are_left_out_of_its_loss():
+    model = small("cascade_resnet_fpn").train()
+    model.roi_heads.later_matchers[0] = Matcher([0.3, 0.9999], [0, -1, 1])
+    losses = model([scene(0)])
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_stages_share_the_gradient_of_the_backbone():
+    """Three stages whose losses are summed must not pull the backbone three times as hard."""
+    heads = small("cascade_resnet_fpn").train().roi_heads
+    features = {f"p{level}": torch.randn(1, 32, 64 >> level, 64 >> level) for level in range(2, 6)}
+    features["p2"].requires_grad_()
+    regions = Instances(
+        (64, 64),
+        proposal_boxes=torch.tensor([[8.0, 8, 40, 40]]),
+        gt_boxes=torch.tensor([[9.0, 9, 42, 42]]),
+        gt_classes=torch.tensor([1]),
+    )
+    losses = heads.box_losses(features, [regions], [regions])
+    scaled = torch.autograd.grad(losses["loss_cls_stage0"], features["p2"])[0]
+    pooled = heads.box_pooler(features, [regions.proposal_boxes])
+    logits, _ = heads.box_predictor[0](heads.box_head[0](pooled))
+    plain = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, regions.gt_classes), features["p2"])[0]
+    torch.testing.assert_close(3 * scaled, plain)
+
+
+def test_images_and_boxes_of_any_number_type():
+    model = small("resnet_fpn", "model.backbone.bottom_up.depth=18").train()
+    record = scene(0)
+    torch.manual_seed(0)
+    single = model([record])
+    record["image"] = record["image"].double()
+    record["instances"].gt_boxes = record["instances"].gt_boxes.double()
+    torch.manual_seed(0)
+    double = model([record])
+    assert single == double and all(value.dtype == torch.float32 for value in double.values())
+    assert model.eval()([{"image": torch.zeros(4, 32, 32, dtype=torch.int16)}])
