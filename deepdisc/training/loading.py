@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deepdisc.errors import InputError
 from deepdisc.training import distributed
-from deepdisc.training.naming import BOTTOM_UP, RGB, norms_without_statistics
+from deepdisc.training.naming import BOTTOM_UP, RGB, Origin
 from deepdisc.training.weights import Weights
 
 _COUNTER = re.compile(r"(^|\.)num_batches_tracked$")  # no layer reads it
@@ -126,10 +126,9 @@ def load_weights(
             accepted[name] = _adapt_stem(name, value, own[name].shape[1], weights, bands, adapter, report)
         else:
             _place(name, value, own, strict, report, accepted)
-    for name, value in norms_without_statistics(given).items():
-        if name in own and own[name].shape == value.shape and not weights.origin.group_norm:
-            report.adapted.append(f"{name} (frozen norm without statistics)")
-            accepted[name] = value
+    statistics = _statistics_of_affine_norms(weights.origin, given, own)
+    report.adapted += [f"{name} (frozen norm without statistics)" for name in statistics]
+    accepted |= statistics
     report.missing = [name for name in own if name not in given and name not in accepted and not _COUNTER.search(name)]
     _judge(report, weights, given, own, stem, strict, bands)
     _check_finite(accepted, weights.source)
@@ -162,6 +161,29 @@ def _place(
         accepted[name] = rows.t().to(value.dtype)
     else:
         report.mismatched.append(f"{name} {tuple(value.shape)} -> {tuple(own[name].shape)}")
+
+
+def _statistics_of_affine_norms(
+    origin: Origin, given: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Mean 0 and variance 1 for the model's frozen norms of which a Caffe2 file has scale and shift alone.
+
+    detectron2 completes frozen norms of any old file so. Of its own format no published file needs that, but its group
+    norms have the same two tensors, and would become frozen norms that compute nonsense: see `_judge_norms`.
+    """
+    found = {}
+    for norm in _norms(given, own) if origin.affine_norms else ():
+        mean, variance = f"{norm}.running_mean", f"{norm}.running_var"
+        is_frozen = mean in own and f"{norm}.num_batches_tracked" not in own
+        if is_frozen and mean not in given:
+            found[mean], found[variance] = torch.zeros_like(own[mean]), torch.ones_like(own[variance])
+    return found
+
+
+def _norms(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """The norms, of any kind, that the file and the model share, by their names."""
+    names = (name.removesuffix(".weight") for name in given if name.endswith("norm.weight"))
+    return [name for name in names if f"{name}.weight" in own]
 
 
 # ------------------------------------------------------------------------------------------------------ names and bands
@@ -237,8 +259,7 @@ def _judge(
         )
     if strict:
         _judge_bands(weights, given.get(stem), own.get(stem), bands)
-    if weights.origin.group_norm and any(name.endswith(".running_mean") for name in report.missing):
-        raise InputError(f'{source} has group norms: set model.backbone.bottom_up.norm="GN" and those of the heads')
+    _judge_norms(weights, given, own)
     blocks, own_blocks = _blocks(given), _blocks(own)
     if blocks and own_blocks and blocks != own_blocks:
         raise InputError(
@@ -260,6 +281,29 @@ def _judge(
         )
     if len(report.mismatched) + len(report.unexpected) > len(report.matched):
         raise InputError(f"{source} is a checkpoint of another architecture: {report.summary()}")
+
+
+def _judge_norms(weights: Weights, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Batch norms and group norms have the same scale and shift: one kind loaded as the other computes nonsense."""
+    where = "model.backbone.bottom_up.norm{} and alike those of neck and heads that have norms"
+    for norm in _norms(given, own):
+        mean = f"{norm}.running_mean"
+        theirs, ours, is_live = mean in given, mean in own, f"{norm}.num_batches_tracked" in own
+        if weights.origin.affine_norms and not theirs and (is_live or not ours):
+            raise InputError(
+                f"{weights.source}: {norm} is a frozen batch norm, with its statistics inside scale and shift, and the "
+                f"""model's is of another kind: set {where.format('="FrozenBN"')}"""
+            )
+        if ours and not theirs and not weights.origin.affine_norms:
+            raise InputError(
+                f"{weights.source} has group norms: {norm} has no statistics, which the model's batch norm needs: set "
+                f"""{where.format('="GN"')}"""
+            )
+        if theirs and not ours:
+            raise InputError(
+                f"{weights.source} has batch norms: {norm} has statistics, for which the model's group norm has no "
+                f"""place: set {where.format('="FrozenBN" or "BN"')}"""
+            )
 
 
 def _judge_bands(weights: Weights, given: Tensor | None, own: Tensor | None, bands: Sequence[str] | None) -> None:

@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from deepdisc.errors import InputError
@@ -32,7 +32,7 @@ class Origin:
         stride_in_1x1: where its ResNets have their strides (see `BottleneckBlock`); None where nothing tells.
         sure: False where that is only a guess from the pixel statistics.
         bands: what its first convolution reads, in order; None where nothing tells.
-        group_norm: its norms are known to be group norms.
+        affine_norms: its batch norms are scale and shift alone, which include the statistics.
         left_out: names of tensors that have no counterpart here.
         notes: what the user should know.
     """
@@ -41,7 +41,7 @@ class Origin:
     stride_in_1x1: bool | None = None
     sure: bool = True
     bands: tuple[str, ...] | None = None
-    group_norm: bool = False
+    affine_norms: bool = False
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -94,7 +94,8 @@ def translate(tensors: Mapping[str, Tensor], author: str | None = None) -> tuple
 
 # --------------------------------------------------------------------------------------------------------- detectron2
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # red, green, blue
-_SETTINGS = re.compile(r"(^|\.)(pixel_mean|pixel_std|cell_anchors\.\d+)$")
+# settings, and the classifier of ImageNet as detectron2's converters name it
+_NOT_OURS = re.compile(r"(^|\.)(pixel_mean|pixel_std|cell_anchors\.\d+|stem\.fc\.(weight|bias))$")
 
 
 def pixel_statistics(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
@@ -107,7 +108,7 @@ def pixel_statistics(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
 
 
 def _from_detectron2(tensors: Mapping[str, Tensor], author: str | None) -> tuple[dict[str, Tensor], Origin]:
-    """Settings are set aside; the pixel statistics may tell the order of colours and the kind of ResNet."""
+    """Settings and a classifier are set aside; the pixel statistics may tell the colours and the kind of ResNet."""
     found = pixel_statistics(tensors)
     mean, std = found.get("pixel_mean", []), found.get("pixel_std", [])
     order, strides, sure = None, None, False
@@ -121,7 +122,7 @@ def _from_detectron2(tensors: Mapping[str, Tensor], author: str | None) -> tuple
         order, strides, sure = RGB, False, True
     translation = _Translation(Origin("detectron2", strides, sure, order))
     for name, value in tensors.items():
-        translation.add(name, None if _SETTINGS.search(name) else name, value)
+        translation.add(name, None if _NOT_OURS.search(name) else name, value)
     return translation.result()
 
 
@@ -131,6 +132,8 @@ _CAFFE2_PARTS = {
     "gn_b": "norm.bias", "bn_rm": "norm.running_mean", "bn_riv": "norm.running_var",
 }  # fmt: skip
 _CAFFE2_NAME = re.compile(rf"(?P<layer>.+?)_(?P<part>{'|'.join(_CAFFE2_PARTS)})")
+# of a training; the classifier of ImageNet; a bias that no network of Detectron's has
+_CAFFE2_LEFT_OUT = re.compile(r"_momentum$|^lr$|^(pred|fc1000)_[wb]$|^conv1_b$")
 _CAFFE2_CONVS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 _CAFFE2_LAYERS = [
     (r"(?:res_)?conv1", lambda m: f"{BOTTOM_UP}stem.conv1"),
@@ -151,10 +154,13 @@ _CAFFE2_LAYERS = [
 
 def _from_caffe2(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Origin]:
     """Detectron's blobs: BGR images, strides in the 1x1 convolutions, background as the first class."""
-    groups = any(name.endswith("_gn_s") for name in tensors)
-    translation = _Translation(Origin("Caffe2 (Detectron)", stride_in_1x1=True, bands=BGR, group_norm=groups))
+    is_affine = any(name.endswith("_bn_s") for name in tensors)
+    notes = ()
+    if "conv1_b" in tensors and tensors["conv1_b"].any():
+        notes = ("conv1_b, a bias before the first norm, is not zero; left out, as Detectron and detectron2 do",)
+    translation = _Translation(Origin("Caffe2 (Detectron)", True, bands=BGR, affine_norms=is_affine, notes=notes))
     for old, value in tensors.items():
-        new = None if re.search(r"_momentum$|^lr$|^(pred|fc1000)_[wb]$", old) else _caffe2_name(old)
+        new = None if _CAFFE2_LEFT_OUT.search(old) else _caffe2_name(old)
         translation.add(old, new, value if new is None else _background_last(new, value))
     return translation.result()
 
@@ -238,9 +244,8 @@ def _from_timm_mvit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], O
     """timm numbers the blocks of each stage from 0, detectron2 all in a row."""
     pattern = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)")
     blocks = {(int(found[1]), int(found[2])) for name in tensors if (found := pattern.fullmatch(name))}
-    first = Counter()
-    for stage, _ in blocks:
-        first.update(range(stage + 1, 10))
+    depths = Counter(stage for stage, _ in blocks)
+    first = [0, *accumulate(depths[stage] for stage in range(max(depths)))]
     translation = _Translation(Origin("timm (MViTv2)", bands=RGB))
     for old, value in tensors.items():
         new = None if re.match(r"(norm|head)\.", old) else old
@@ -261,17 +266,3 @@ def _from_pycls(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Origi
         new = BOTTOM_UP + old if is_backbone else None if re.match(r"(norm|head)\.", old) else old
         translation.add(old, new, value)
     return translation.result()
-
-
-def norms_without_statistics(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean 0 and variance 1 of frozen norms that come as scale and shift alone, as detectron2 completes them.
-
-    The scale and shift of Caffe2's files include the statistics. Group norms, which have none, look the same.
-    """
-    found = {}
-    for name, value in tensors.items():
-        stem = name.removesuffix(".norm.weight")
-        if stem != name and f"{stem}.norm.bias" in tensors and f"{stem}.norm.running_mean" not in tensors:
-            found[f"{stem}.norm.running_mean"] = torch.zeros_like(value)
-            found[f"{stem}.norm.running_var"] = torch.ones_like(value)
-    return found

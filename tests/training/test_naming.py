@@ -1,6 +1,7 @@
 """Files of other programs: every tensor arrives where it computes the same."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ import torchvision
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from weight_files import equal, write_caffe2
+from weight_files import equal, write, write_caffe2, write_converted_torchvision
 
 from deepdisc.backbones.fpn import FPN
 from deepdisc.backbones.mvit import MViT
@@ -49,6 +50,11 @@ def saved(tmp_path, state, name="a.pth"):
     return tmp_path / name
 
 
+def narrow_resnet50():
+    """timm's, which has torchvision's names."""
+    return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (3, 4, 6, 3), channels=(4, 8, 16, 32))
+
+
 # Caffe2 ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def original():
@@ -68,18 +74,21 @@ def test_caffe2_names_norms_and_the_order_of_classes(original, tmp_path):
     report = load_weights(model, weights, strict=True)
     assert equal(model.state_dict(), original.state_dict())
     assert len(report.adapted) == 2 * 53 and "frozen norm without statistics" in report.adapted[0]
-    assert {"fc1000_w", "lr", "conv1_w_momentum"} < set(report.left_out)
+    assert {"fc1000_w", "fc1000_b", "conv1_b", "lr", "conv1_w_momentum"} < set(report.left_out)
+    assert not any("conv1_b" in note for note in report.notes)
 
 
 def test_an_imagenet_backbone_of_caffe2_has_no_blobs_key(original, tmp_path):
     blobs = pickle.loads(write_caffe2(original.state_dict(), tmp_path / "a.pkl").read_bytes())["blobs"]
-    backbone = {name: value for name, value in blobs.items() if name.startswith(("res", "conv1_"))}
+    backbone = {name: value for name, value in blobs.items() if name.startswith(("res", "conv1_", "fc1000"))}
+    backbone["conv1_b"] += 1
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(backbone, protocol=2))
     model = detector()
     report = load_weights(model, read_weights(tmp_path / "R-50.pkl"), strict=False)
     bottom_up = model.backbone.bottom_up.state_dict()
     assert equal(bottom_up, original.backbone.bottom_up.state_dict())
-    assert len(report.missing) == len(model.state_dict()) - len(bottom_up)
+    assert len(report.missing) == len(model.state_dict()) - len(bottom_up) and not report.unexpected
+    assert any("conv1_b, a bias before the first norm, is not zero; left out" in note for note in report.notes)
     alone = ResNet(50, stem_out_channels=8)
     load_weights(alone, read_weights(tmp_path / "R-50.pkl"), strict=True)
     assert equal(alone.state_dict(), bottom_up)
@@ -96,12 +105,69 @@ def test_strides_in_another_place_than_the_files_are_refused(original, tmp_path)
     assert equal(model.state_dict(), before)
 
 
-def test_group_norms_are_not_taken_for_frozen_ones(original, tmp_path):
+def test_frozen_norms_of_caffe2_go_into_frozen_norms_only(original, tmp_path):
+    weights = read_weights(write_caffe2(original.state_dict(), tmp_path / "a.pkl"))
+    for norm in ("BN", "GN"):
+        # widths that 32 groups divide
+        model = ResNet(50, stem_out_channels=32, norm=norm)
+        given = ResNet(50, stem_out_channels=32).state_dict()
+        tensors = {name: value for name, value in given.items() if "running" not in name}
+        before = copied(model)
+        for strict in (True, False):
+            with pytest.raises(InputError, match='stem.conv1.norm is a frozen batch norm.*norm="FrozenBN"'):
+                load_weights(model, replace(weights, tensors=tensors), strict=strict)
+        assert equal(model.state_dict(), before)
+
+
+def copied(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_group_norms_of_caffe2_are_not_taken_for_frozen_ones(original, tmp_path):
     blobs = pickle.loads(write_caffe2(original.state_dict(), tmp_path / "a.pkl").read_bytes())["blobs"]
     groups = {name.replace("_bn_", "_gn_"): value for name, value in blobs.items()}
     (tmp_path / "gn.pkl").write_bytes(pickle.dumps({"blobs": groups}))
-    with pytest.raises(InputError, match='has group norms: set model.backbone.bottom_up.norm="GN"'):
+    with pytest.raises(InputError, match='has group norms: .* set model.backbone.bottom_up.norm="GN"'):
         load_weights(detector(), read_weights(tmp_path / "gn.pkl"), strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(("name", "kind"), [("a.pth", "detectron2"), ("a.pkl", "pkl")])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        ("GN", "FrozenBN", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
+        ("GN", "BN", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
+        ("FrozenBN", "GN", 'has batch norms: .*stem.conv1.norm has statistics.*set .*norm="FrozenBN" or "BN"'),
+        ("BN", "GN", 'has batch norms: .*stem.conv1.norm has statistics.*set .*norm="FrozenBN" or "BN"'),
+    ],
+)
+def test_group_norms_and_batch_norms_are_told_apart(tmp_path, theirs, ours, message, name, kind, strict):
+    path = write(ResNet(18, stem_out_channels=32, norm=theirs), tmp_path / name, kind)
+    model = ResNet(18, stem_out_channels=32, norm=ours)
+    before = copied(model)
+    with pytest.raises(InputError, match=message):
+        load_weights(model, read_weights(path), strict=strict)
+    assert equal(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("norms", [("GN", "GN"), ("BN", "FrozenBN"), ("FrozenBN", "BN")])
+def test_norms_of_one_kind_are_loaded(tmp_path, norms):
+    theirs, ours = (ResNet(18, stem_out_channels=32, norm=norm) for norm in norms)
+    randomised(theirs)
+    report = load_weights(ours, read_weights(write(theirs, tmp_path / "a.pkl", "pkl")), strict=True)
+    theirs, ours = (
+        {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+        for model in (theirs, ours)
+    )
+    assert equal(ours, theirs) and len(report.matched) == len(ours) and not report.adapted
+
+
+def test_group_norms_of_a_head_are_told_apart_while_the_backbone_fits(tmp_path):
+    widths = ["model.backbone.out_channels=32", "model.roi_heads.mask_head.conv_dim=32"]
+    path = write(detector(*widths, 'model.roi_heads.mask_head.norm="GN"'), tmp_path / "a.pth", "detectron2")
+    with pytest.raises(InputError, match="group norms: roi_heads.mask_head.mask_fcn1.norm has no statistics"):
+        load_weights(detector(*widths, 'model.roi_heads.mask_head.norm="BN"'), read_weights(path), strict=False)
 
 
 # detectron2 and DeepDISC ----------------------------------------------------------------------------------------------
@@ -129,12 +195,19 @@ def test_pixel_statistics_tell_colours_and_warn_of_strides(original, tmp_path, m
     assert f"model.pixel_mean={mean} (here [0.0])" in notes
 
 
-def test_converted_torchvision_weights_of_the_zoo_name_their_author(tmp_path):
-    state = {name: value.numpy() for name, value in ResNet(50, stem_out_channels=8).state_dict().items()}
-    zoo = {"model": state, "__author__": "torchvision", "matching_heuristics": True}
-    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(zoo, protocol=2))
+def test_an_imagenet_backbone_of_torchvision_as_detectron2_converts_it(tmp_path):
+    theirs = randomised(narrow_resnet50())
+    path = write_converted_torchvision(theirs.state_dict(), tmp_path / "R-50.pkl")
+    (tmp_path / "plain.pth").write_bytes(saved(tmp_path, theirs.state_dict()).read_bytes())
+    ours = ResNet(50, res2_out_channels=16, stride_in_1x1=False)
+    report = load_weights(ours, read_weights(path), strict=True)
+    assert report.left_out == ["stem.fc.weight", "stem.fc.bias"] and not report.notes
+    assert len(report.matched) == len(ours.state_dict()) and read_weights(path).bands == ("red", "green", "blue")
+    plain = ResNet(50, res2_out_channels=16, stride_in_1x1=False)
+    load_weights(plain, read_weights(tmp_path / "plain.pth"), strict=True)
+    assert equal(ours.state_dict(), plain.state_dict())
     with pytest.raises(InputError, match="strides in the 3x3 convolutions; set model.*stride_in_1x1=False"):
-        load_weights(detector(), read_weights(tmp_path / "R-50.pkl"), strict=False)
+        load_weights(ResNet(50, res2_out_channels=16), read_weights(path), strict=False)
 
 
 def test_deepdisc_files_have_wrappers_and_heads_of_their_own(original, tmp_path):
@@ -153,24 +226,23 @@ def test_deepdisc_files_have_wrappers_and_heads_of_their_own(original, tmp_path)
 
 
 # torchvision and timm -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("library", "depth"), [("timm", 18), ("torchvision", 50)])
-def test_resnets_compute_the_same_maps(library, depth, tmp_path):
-    create = getattr(torchvision.models, f"resnet{depth}") if library == "torchvision" else timm.create_model
-    theirs = randomised(create(weights=None) if library == "torchvision" else create(f"resnet{depth}"))
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_resnets_compute_the_same_maps(library, tmp_path):
+    theirs = randomised(narrow_resnet50() if library == "timm" else torchvision.models.resnet18(weights=None))
     path = saved(tmp_path, theirs.state_dict())
-    ours = ResNet(depth, stride_in_1x1=False).eval()
-    report = load_weights(ours, read_weights(path), strict=True)
+    ours = ResNet(50, res2_out_channels=16, stride_in_1x1=False) if library == "timm" else ResNet(18)
+    report = load_weights(ours.eval(), read_weights(path), strict=True)
     assert report.left_out == ["fc.weight", "fc.bias"]
     ours.double(), theirs.double()  # rounding must not hide a misplaced tensor, nor look like one
-    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    image = torch.randn(1, 3, 32, 64, dtype=torch.float64)
     with torch.no_grad():
         x = theirs.maxpool(torch.relu(theirs.bn1(theirs.conv1(image))))
         for stage, found in enumerate(ours(image).values(), start=1):
             x = getattr(theirs, f"layer{stage}")(x)
             torch.testing.assert_close(found, x)
-    if depth == 50:
+    if library == "timm":
         with pytest.raises(InputError, match="have their strides in the 3x3 convolutions"):
-            load_weights(ResNet(50), read_weights(path), strict=True)
+            load_weights(ResNet(50, res2_out_channels=16), read_weights(path), strict=True)
 
 
 def test_of_torchvisions_detector_the_feature_pyramid_is_taken(tmp_path):
@@ -182,13 +254,13 @@ def test_of_torchvisions_detector_the_feature_pyramid_is_taken(tmp_path):
     assert not report.missing and any(name.startswith("roi_heads.mask_head") for name in report.left_out)
     assert any("only the ResNet-FPN is taken" in note for note in report.notes)
     ours.double(), theirs.double()  # rounding must not hide a misplaced tensor, nor look like one
-    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    image = torch.randn(1, 3, 32, 64, dtype=torch.float64)
     with torch.no_grad():
         for found, expected in zip(ours(image).values(), theirs.backbone(image).values(), strict=True):
             torch.testing.assert_close(found, expected)
-    r18 = instantiate(load("configs/common/resnet_fpn.py", ["model.backbone.bottom_up.depth=18"]).model)
-    with pytest.raises(InputError, match=r"missing \(proposal_generator.*only the ResNet-FPN is taken"):
-        load_weights(r18, read_weights(path), strict=True)
+    wrapped["roi_heads"] = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"missing \(roi_heads.weight.*only the ResNet-FPN is taken"):
+        load_weights(wrapped, read_weights(path), strict=True)
 
 
 def test_a_resnet_d_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -29,7 +30,10 @@ def write(model, path: Path, kind: str) -> Path:
 
 
 def write_caffe2(state, path: Path) -> Path:
-    """Write a Mask R-CNN's state dict as Detectron did: blobs, norms without statistics, background first."""
+    """Write a Mask R-CNN's state dict as Detectron did: blobs, norms without statistics, background first.
+
+    With what MSRA's ImageNet backbone holds besides: a classifier, and a bias of the first convolution.
+    """
     blobs = {}
     for name, value in state.items():
         if name.endswith(("running_mean", "running_var")):
@@ -42,8 +46,23 @@ def write_caffe2(state, path: Path) -> Path:
             value = torch.cat([torch.full_like(value[:1], 7.0), value])
         blobs[caffe2_name(name)] = value.numpy()
         blobs[caffe2_name(name) + "_momentum"] = value.numpy()
-    blobs |= {"fc1000_w": torch.ones(3, 2).numpy(), "lr": torch.ones(1).numpy()}
+    blobs |= {name: np.ones((3, 2), np.float32) for name in ("fc1000_w", "lr")}
+    blobs |= {"fc1000_b": np.ones(3, np.float32), "conv1_b": np.zeros(len(blobs["conv1_w"]), np.float32)}
     path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "MODEL: {}"}, protocol=2))
+    return path
+
+
+def write_converted_torchvision(state, path: Path) -> Path:
+    """Write a torchvision ResNet as detectron2's converter does (`R-50.pkl`): all but the stages goes to the stem."""
+    renamed = {}
+    for name, value in state.items():
+        new = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
+        new = new if new != name else f"stem.{name}"
+        new = re.sub(r"bn(\d)", r"conv\1.norm", new)
+        new = new.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        renamed[new] = value.numpy()
+    contents = {"model": renamed, "__author__": "torchvision", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(contents, protocol=2))
     return path
 
 
