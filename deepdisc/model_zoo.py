@@ -15,7 +15,8 @@ from torch import nn
 
 from deepdisc.backbones.stem import BandAdapter
 from deepdisc.config import from_yaml, instantiate, load, shipped
-from deepdisc.errors import InputError, nearest
+from deepdisc.detectron2_settings import detectron2_notes
+from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import sha256
 from deepdisc.lazy import TARGET, locate
 from deepdisc.overrides import apply_override
@@ -29,6 +30,7 @@ from deepdisc.training.weights import (
 )
 
 REQUIRED = ("config", "weights", "sha256", "bands", "pixel_scale_arcsec", "training_set", "command", "scores")
+FORMATS = {"safetensors": ".safetensors", "detectron2": ".pth"}  # of `export`, and their suffixes
 # To build a config is to call what it names, and a checkpoint may come from anybody. Add modules of your own here.
 TRUSTED = ("deepdisc.", "torch.nn.")
 
@@ -154,7 +156,7 @@ def _config_of(weights: Weights) -> DictConfig:
     try:
         _check_trusted(OmegaConf.to_container(cfg.model, resolve=True), source)
     except OmegaConfBaseException as error:
-        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{source}: {first_line(error)}") from error
     return cfg
 
 
@@ -192,11 +194,13 @@ def export(
             them.
 
     Raises:
-        InputError: `output` has another suffix than the format, an unknown key, or one that the weights do not fit any
-            more, or overrides where the format has none.
+        InputError: an unknown format, or `output` with another suffix than its; an unknown key, or one that the weights
+            do not fit any more, or overrides where the format has none.
     """
     output = Path(output)
-    suffix = {"safetensors": ".safetensors", "detectron2": ".pth"}[to]
+    if to not in FORMATS:
+        raise InputError(f"to={to!r} is no format of a model: choose one of {', '.join(FORMATS)}")
+    suffix = FORMATS[to]
     if output.suffix != suffix:
         other = "; --to detectron2 writes .pth" if output.suffix == ".pth" else ""
         raise InputError(f"--output {output}: the exported model is a {suffix} file; give it that suffix{other}")
@@ -218,48 +222,3 @@ def export(
         raise InputError(f"{' '.join(overrides)}: {checkpoint} has another architecture; train anew with it") from error
     export_safetensors(changed, cfg, output)
     return output
-
-
-# Settings that a state dict does not hold; where detectron2's LazyConfig has another name, that too.
-_FOR_DETECTRON2 = {
-    "pixel_mean": None,
-    "pixel_std": None,
-    "backbone.bottom_up.in_channels": "backbone.bottom_up.stem.in_channels (MViT: bottom_up.in_chans)",
-    "backbone.bottom_up.stride_in_1x1": "backbone.bottom_up.stages.stride_in_1x1",
-    "backbone.bottom_up.norm": "backbone.bottom_up.stages.norm",
-    "backbone.out_channels": None,
-    "proposal_generator.anchor_generator.sizes": None,
-    "proposal_generator.anchor_generator.aspect_ratios": None,
-    "roi_heads.num_classes": None,
-}
-
-
-def detectron2_notes(cfg: DictConfig, heads: Sequence[str] = (), keep_heads: bool = False) -> list[str]:
-    """What detectron2's config must say for an exported model, and what detectron2 cannot do, in lines.
-
-    Args:
-        cfg: of the model.
-        heads: names of the tensors of our measurement heads.
-        keep_heads: whether they are written.
-    """
-    lines = ["detectron2's config must have:"]
-    for ours, theirs in _FOR_DETECTRON2.items():
-        value = OmegaConf.select(cfg.model, ours)
-        if value is not None:
-            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else repr(value)
-            lines.append(f"  model.{theirs or ours} = {value}")
-    if cfg.get("bands"):
-        lines.append(f"  images of the bands {', '.join(cfg.bands)}, in this order")
-    cannot = {
-        "model.stretch": (None, "the stretch: give it images that are stretched already"),
-        "model.backbone.bottom_up.stem_max_pool": (True, "a stem without max-pool: a stem class of your own"),
-        "model.roi_heads.box_predictor.one_class_per_object": (False, "one class per object: an object may come twice"),
-    }
-    for key, (default, text) in cannot.items():
-        if OmegaConf.select(cfg, key, default=default) != default:
-            lines.append(f"detectron2 does not have {text} ({key})")
-    if heads:
-        names = sorted({name.split(".")[2] for name in heads})
-        fate = "written under our names, for deepdisc.interop.detectron2" if keep_heads else "left out (--keep-heads)"
-        lines.append(f"measurement heads {', '.join(names)}: {fate}")
-    return lines

@@ -174,12 +174,6 @@ def test_the_shipped_model_goes_to_detectron2(tmp_path, capsys):
     assert equal(again.state_dict(), model.state_dict())
 
 
-def test_a_plain_model_has_everything_that_detectron2_has(tmp_path):
-    lines = model_zoo.detectron2_notes(load("configs/common/resnet_fpn.py", ["num_bands=9", "num_classes=2"]))
-    assert "  model.backbone.bottom_up.stages.stride_in_1x1 = True" in lines
-    assert not [line for line in lines if "does not have" in line]
-
-
 def test_wrong_exports_are_named(tmp_path):
     with pytest.raises(InputError, match=r"the exported model is a .safetensors file.*--to detectron2 writes .pth"):
         model_zoo.export("ugriz_r18", tmp_path / "a.pth")
@@ -187,6 +181,8 @@ def test_wrong_exports_are_named(tmp_path):
         model_zoo.export("ugriz_r18", tmp_path / "a.pkl", to="detectron2")
     with pytest.raises(InputError, match="num_classes=3: detectron2's file holds no settings"):
         model_zoo.export("ugriz_r18", tmp_path / "a.pth", ["num_classes=3"], to="detectron2")
+    with pytest.raises(InputError, match="to='onnx' is no format of a model: choose one of safetensors, detectron2"):
+        model_zoo.export("ugriz_r18", tmp_path / "a.onnx", to="onnx")
 
 
 def test_export_from_the_command_line(tmp_path, capsys):
