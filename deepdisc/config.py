@@ -29,7 +29,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import write_text
 from deepdisc.lazy import L, instantiate, join, plain
 from deepdisc.overrides import apply_override
@@ -83,7 +83,7 @@ def from_yaml(text: str, source: str = "config") -> DictConfig:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{source}:{line}: not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{source}: not a config: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{source}: not a config: {first_line(error)}") from error
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{source}: a config is a mapping of keys, found {type(cfg).__name__}")
     return cfg
@@ -134,7 +134,7 @@ def _execute(path: Path, importers: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{error.filename}:{error.lineno}: syntax error: {error.msg}") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        message = str(error).splitlines()[0] if str(error) else ""
+        message = first_line(error) if str(error) else ""
         raise InputError(f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {message}") from error
     return namespace
 

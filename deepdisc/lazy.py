@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, MissingMandatoryValue
 
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
 
 TARGET = "_target_"
 
@@ -135,7 +135,7 @@ def _item(node: Any, name: Any, key: str) -> Any:
     except MissingMandatoryValue as error:
         raise InputError(f"{join(key, name)} has no value; give {join(key, name)}=...") from error
     except InterpolationToMissingValueError as error:
-        missing = str(error).splitlines()[0].rpartition(": ")[2]
+        missing = first_line(error).rpartition(": ")[2]
         raise InputError(f"{join(key, name)} needs {missing}, which has no value; give {missing}=...") from error
     except InterpolationResolutionError as error:
         link = OmegaConf.to_container(node, resolve=False)[name]

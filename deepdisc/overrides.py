@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.lazy import TARGET, is_lazy_call, join, locate, parameters
 
 _ABSENT = object()
@@ -84,7 +84,7 @@ def _get(node: DictConfig | ListConfig, name: str, key: str) -> Any:
     except InterpolationToMissingValueError:
         return None
     except OmegaConfBaseException as error:
-        raise InputError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{key}: {first_line(error)}") from error
 
 
 def _parse(text: str, current: Any, key: str) -> Any:

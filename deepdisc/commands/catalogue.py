@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, zero_points
 from deepdisc.commands.command import DONE, PARTS_UNREAD, command
-from deepdisc.errors import InputError
+from deepdisc.errors import InputError, first_line
 
 
 def add_predict(commands) -> None:
@@ -132,7 +132,7 @@ def _device(name: str):
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}; use --device cpu") from error
+        raise InputError(f"--device {name}: {first_line(error)}; use --device cpu") from error
     return device
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepdisc import catalog
-from deepdisc.errors import InputError, nearest
+from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.detection import Assessment, Assessor, is_faint, score_detections
 from deepdisc.evaluation.match import Criterion, segmentation_overlaps
@@ -231,7 +231,7 @@ def read_segmentation(source) -> np.ndarray | None:
                 if hdu.has_data() and hdu.get_exttype() == "IMAGE_HDU":
                     return hdu.read()
     except OSError as error:
-        raise InputError(f"{source}: cannot be read as FITS: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{source}: cannot be read as FITS: {first_line(error)}") from error
     raise InputError(f"{source}: holds no image; give the segmentation.fits of the catalogue")
 
 
