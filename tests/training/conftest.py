@@ -1,9 +1,11 @@
-"""One small data set for all trainings here, and a finger on Ctrl-C."""
+"""One small data set and one small model for all trainings here, and a finger on Ctrl-C."""
 
 import signal
 
 import blob_sky
 import pytest
+import torch
+from tiny_model import TinyDetector, config
 
 from deepdisc import model_zoo
 from deepdisc.data.prepare import prepare
@@ -18,6 +20,19 @@ def blobs(tmp_path_factory):
     for entry, split in zip(entries, ("train", "val", "test"), strict=True):
         entry["split"] = split
     return prepare(blob_sky.write_recipe(folder, entries), folder / "dataset", tile_size=64)
+
+
+@pytest.fixture
+def model():
+    """The tests' own detector, always with the same weights."""
+    torch.manual_seed(1)
+    return TinyDetector()
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """A complete config around it."""
+    return config(tmp_path / "data", tmp_path / "run")
 
 
 @pytest.fixture(autouse=True)

@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_model import TinyDetector, config
+from tiny_model import config
 
 from deepdisc.errors import InputError
 from deepdisc.training import train
 from deepdisc.training.checkpoint import load_state, save_state
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(1)
-    return TinyDetector()
-
-
-@pytest.fixture
-def cfg(tmp_path):
-    return config(tmp_path / "data", tmp_path / "run")
 
 
 def test_the_state_of_a_training_can_be_read_without_executing_anything(blobs, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import safetensors
 import torch
 import yaml
-from tiny_model import TinyDetector, config
+from tiny_model import config
 from weight_files import equal, write
 
 from deepdisc import cli, model_zoo
@@ -16,17 +16,6 @@ from deepdisc.model_zoo import adapt_model, load_model
 from deepdisc.training import train
 from deepdisc.training.loading import load_weights
 from deepdisc.training.weights import export_safetensors, read_weights
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(1)
-    return TinyDetector()
-
-
-@pytest.fixture
-def cfg(tmp_path):
-    return config(tmp_path / "data", tmp_path / "run")
 
 
 def test_an_exported_model_is_loaded_with_its_config(model, cfg, tmp_path):

@@ -10,28 +10,19 @@ import torchvision
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from weight_files import equal, write, write_caffe2, write_converted_torchvision
+from weight_files import equal, narrow_detector, write, write_caffe2, write_converted_torchvision
 
 from deepdisc.backbones.fpn import FPN
 from deepdisc.backbones.mvit import MViT
 from deepdisc.backbones.resnet import ResNet
-from deepdisc.config import instantiate, load
 from deepdisc.errors import InputError
 from deepdisc.training.loading import load_weights
 from deepdisc.training.weights import read_weights
 
-NARROW = [
-    "num_classes=5",
-    "model.backbone.bottom_up.stem_out_channels=8",
-    "model.backbone.out_channels=8",
-    "model.roi_heads.box_head.fc_dim=8",
-    "model.roi_heads.mask_head.conv_dim=8",
-]
-
 
 def detector(*overrides):
-    """A narrow Mask R-CNN R50-FPN."""
-    return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
+    """A narrow Mask R-CNN R50-FPN of five classes."""
+    return narrow_detector("num_classes=5", *overrides)
 
 
 def randomised(model):

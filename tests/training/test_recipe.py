@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 from runs import records
-from weight_files import equal, write, write_caffe2
+from weight_files import NARROW, equal, narrow_detector, write, write_caffe2
 
 from deepdisc.backbones.stem import BandAdapter
-from deepdisc.config import instantiate, load
+from deepdisc.config import load
 from deepdisc.data.dataset import TileDataset
 from deepdisc.data.prepare import prepare
 from deepdisc.model_zoo import adapt_model, export, load_model
@@ -19,13 +19,6 @@ from deepdisc.training import train
 from deepdisc.training.weights import read_weights
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
-# an eighth of the widths; the recipe's own settings stay
-NARROW = [
-    "model.backbone.bottom_up.stem_out_channels=8",
-    "model.backbone.out_channels=32",
-    "model.roi_heads.box_head.fc_dim=64",
-    "model.roi_heads.mask_head.conv_dim=32",
-]
 SHORT = [
     "data.crop_size=64", "data.batch_size=2", "train.device=cpu", "train.ema_decay=0", "train.max_iter=2",
     "train.eval_period=2", "train.log_period=1", "model.roi_heads.batch_size_per_image=16",
@@ -61,7 +54,7 @@ def nine_bands(tmp_path_factory):
 def zoo(tmp_path_factory):
     """A narrow Mask R-CNN R50-FPN for COCO, in both forms of the model zoo; its norms have mean 0 and variance 1."""
     torch.manual_seed(0)
-    original = instantiate(load("configs/common/resnet_fpn.py", NARROW).model)
+    original = narrow_detector()
     for name, value in original.state_dict().items():
         if name.endswith("running_var"):
             value.fill_(1.0)

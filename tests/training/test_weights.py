@@ -6,29 +6,17 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from tiny_model import TinyDetector, config
+from tiny_model import TinyDetector
 from torch import nn
-from weight_files import equal, write
+from weight_files import equal, narrow_detector, write
 
 from deepdisc.backbones.resnet import ResNet
 from deepdisc.backbones.stem import BandAdapter
-from deepdisc.config import instantiate, load
 from deepdisc.errors import InputError
 from deepdisc.training.checkpoint import save_state
 from deepdisc.training.loading import load_weights
 from deepdisc.training.naming import Origin
 from deepdisc.training.weights import Weights, export_detectron2, export_safetensors, read_weights
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(1)
-    return TinyDetector()
-
-
-@pytest.fixture
-def cfg(tmp_path):
-    return config(tmp_path / "data", tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("detectron2", "a.pth"), ("bare", "a.pth"), ("pkl", "a.pkl")])
@@ -139,19 +127,9 @@ def test_a_full_disk_while_exporting_is_the_users_error(model, cfg, tmp_path, mo
 
 
 # refused: bands, classes, architecture, NaN ---------------------------------------------------------------------------
-NARROW = [
-    "num_classes=2",
-    "model.backbone.bottom_up.depth=18",
-    "model.backbone.bottom_up.stem_out_channels=8",
-    "model.backbone.out_channels=8",
-    "model.roi_heads.box_head.fc_dim=8",
-    "model.roi_heads.mask_head.conv_dim=8",
-]
-
-
 def detector(*overrides):
     """A narrow Mask R-CNN R18-FPN of two classes."""
-    return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
+    return narrow_detector("num_classes=2", "model.backbone.bottom_up.depth=18", *overrides)
 
 
 @pytest.fixture(scope="module")

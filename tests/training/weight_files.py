@@ -1,4 +1,4 @@
-"""Files of weights in the forms that other programs write."""
+"""Files of weights in the forms that other programs write, and a small detector to put in them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from deepdisc.config import instantiate, load
+
+NARROW = [
+    "model.backbone.bottom_up.stem_out_channels=8",
+    "model.backbone.out_channels=8",
+    "model.roi_heads.box_head.fc_dim=8",
+    "model.roi_heads.mask_head.conv_dim=8",
+]
+
+
+def narrow_detector(*overrides):
+    """A narrow Mask R-CNN R50-FPN."""
+    return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
 
 
 def equal(a, b) -> bool:
