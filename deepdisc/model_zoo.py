@@ -131,14 +131,18 @@ def adapt_model(
     return model.eval(), report
 
 
-def _read(name_or_path: str | Path) -> Weights:
-    """The weights of a file, or of a model by its name."""
+def weights_path(name_or_path: str | Path) -> Path:
+    """The file that a path, or the name of a model of models.yaml, stands for; InputError when there is none."""
     path = Path(name_or_path)
-    if not path.is_file():
-        if path.suffix in SUFFIXES:
-            raise InputError(f"no checkpoint at {path}; `deepdisc models list` names those that are shipped")
-        path = verify(str(name_or_path))
-    return read_weights(path)
+    if path.is_file():
+        return path
+    if path.suffix in SUFFIXES:
+        raise InputError(f"no checkpoint at {path}; `deepdisc models list` names those that are shipped")
+    return verify(str(name_or_path))
+
+
+def _read(name_or_path: str | Path) -> Weights:
+    return read_weights(weights_path(name_or_path))
 
 
 def _config_of(weights: Weights) -> DictConfig:

@@ -67,7 +67,14 @@ def _current(cfg: DictConfig, node: Any, parent: str, name: str, key: str) -> An
         if name in known:
             default = known[name].default
             return default if isinstance(default, bool | int | float | str | list | tuple) else None
+    elif parent and _takes_any_key(node):
+        return None
     raise InputError(_unknown(cfg, key, node, parent))
+
+
+def _takes_any_key(node: Any) -> bool:
+    """Whether it is an empty mapping, whose keys are the user's own (names of modules, say)."""
+    return isinstance(node, DictConfig) and len(node) == 0
 
 
 def _get(node: DictConfig | ListConfig, name: str, key: str) -> Any:
@@ -105,7 +112,7 @@ def _parse(text: str, current: Any, key: str) -> Any:
 def _assign(node: Any, parent: str, name: str, current: Any, value: Any) -> None:
     """Check `value` against `current` and store it; a mapping given for a mapping is merged key by key."""
     key = join(parent, name)
-    if isinstance(current, DictConfig) and isinstance(value, dict):
+    if isinstance(current, DictConfig) and isinstance(value, dict) and not _takes_any_key(current):
         for item, inner in value.items():
             inner_current = _current(current._get_root(), current, key, str(item), join(key, item))
             _assign(current, key, str(item), inner_current, inner)

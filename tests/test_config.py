@@ -192,6 +192,13 @@ def test_an_override_can_be_a_mapping_or_a_band_list(base):
     assert cfg.bands == ["g", "z"] and cfg.model.act == "relu"
 
 
+def test_an_empty_mapping_takes_any_keys():
+    cfg = load("configs/common/optim.py", ["optim.optimizer.lr_factors={backbone: 0.1, roi_heads: 2}"])
+    assert dict(cfg.optim.optimizer.lr_factors) == {"backbone": 0.1, "roi_heads": 2}
+    cfg = load("configs/common/optim.py", ["optim.optimizer.lr_factors.backbone=0"])
+    assert dict(cfg.optim.optimizer.lr_factors) == {"backbone": 0}
+
+
 def test_a_parameter_that_the_callable_has_can_be_added_and_set_to_its_none(base):
     cfg = load(base, ["model.rate=1", "model.children.head.depth=4"])
     assert cfg.model.rate == 1.0 and cfg.model.children.head.depth == 4

@@ -5,7 +5,7 @@ Legend: R regions, K classes without background, which is class K.
 
 from __future__ import annotations
 
-import warnings
+import logging
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torchvision.ops import batched_nms, nms
 from deepdisc.backbones.layers import ConvNorm
 from deepdisc.detector.box_coder import BoxCoder
 from deepdisc.structures import Instances, clip_boxes, nonempty
+
+logger = logging.getLogger(__name__)
 
 
 class BoxHead(nn.Sequential):
@@ -166,8 +168,10 @@ class BoxPredictor(nn.Module):
     def _warn_of_limit(self, count: int) -> None:
         if count > self.test_topk_per_image and not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{count} objects in one image score above {self.test_score_thresh:g}, but only the best "
-                f"{self.test_topk_per_image} are kept: raise box_predictor.test_topk_per_image (said once)",
-                stacklevel=2,
+            logger.warning(
+                "%d objects in one image score above %g, but only the best %d are kept: raise test_topk_per_image of "
+                "the (last) box predictor, when exporting the model for instance, or use smaller tiles (said once)",
+                count,
+                self.test_score_thresh,
+                self.test_topk_per_image,
             )

@@ -72,8 +72,8 @@ def read_phases(settings: Sequence[Mapping[str, Any]], schedule: DictConfig, max
         end = max_iter if setting.get("iters") is None else start + setting["iters"]
         if not start < end <= max_iter or (last and end != max_iter):
             raise InputError(
-                f"{key} from iteration {start} to {end} does not end at train.max_iter={max_iter}, or not before it: "
-                "set train.max_iter to the sum of all iters"
+                f"{key} runs from iteration {start} to {end}, train.max_iter is {max_iter}: set it to the sum of all "
+                "iters, or leave out those of the last phase"
             )
         given = {"max_iter": end - start} if "max_iter" in schedule else {}
         if setting.get("warmup_iters") is not None:

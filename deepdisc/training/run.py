@@ -53,6 +53,12 @@ def train(cfg: DictConfig, resume: bool = False, eval_only: bool = False, num_gp
         InputError: anything wrong in config, data or checkpoints; the output folder holds a run and `resume` is False.
         TrainingDivergedError: a loss or gradient is not finite.
     """
+    for key in ("model", "data", "optim", "train"):
+        if key not in cfg:
+            raise InputError(
+                f"this config has no {key!r}: it describes only a part of a training; start from configs/ugriz_r18.py "
+                "or another one beside it"
+            )
     device = _choose_device(cfg.train.device, num_gpus)
     processes = 1
     if not distributed.under_torchrun():

@@ -27,6 +27,27 @@ def test_the_shipped_config_steps_once_and_every_parameter_gets_a_finite_gradien
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize(
+    ("name", "narrower"),
+    [
+        ("mask_rcnn_r50", ["model.backbone.bottom_up.stem_out_channels=8", "model.roi_heads.box_head.fc_dim=16"]),
+        ("cascade_mvitv2_t", ["model.backbone.bottom_up.embed_dim=8", "model.roi_heads.box_heads.0.fc_dim=16"]),
+    ],
+)
+def test_the_configs_for_fine_tuning_step_and_predict(blobs, tmp_path, name, narrower):
+    widths = ["model.backbone.out_channels=16", "model.roi_heads.mask_head.conv_dim=16", *narrower]
+    phases = ["optim.phases.0.iters=1", "train.max_iter=2", "train.eval_period=2"]
+    run = [*SMALL, f"data.path={blobs}", f"train.output_dir={tmp_path}", "pixel_scale_arcsec=0.2"]
+    cfg = load(f"configs/{name}.py", [*run, *widths, *phases])
+    model, _ = load_model(train(cfg))
+    predictor = model.roi_heads.final_predictor
+    assert (predictor.test_topk_per_image, predictor.one_class_per_object) == (3000, True)
+    predictor.test_score_thresh = 0.0
+    dataset = TileDataset(blobs, "val", bands=["g", "r"])
+    with torch.no_grad():
+        assert len(model([dataset[0]])[0]["instances"])
+
+
 @pytest.mark.parametrize("name", ["configs/common/data.py", "configs/common/optim.py", "configs/ugriz_r18.py"])
 def test_configs_load_alone(name):
     assert load(name)
