@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepdisc.errors import InputError
+
 
 class AnchorGenerator(nn.Module):
     """Boxes of given sizes and shapes, centred on a grid at `i * stride` of each feature level."""
@@ -17,8 +19,14 @@ class AnchorGenerator(nn.Module):
         Args:
             sizes: for each level the square roots of the anchor areas, pixels of the image.
             aspect_ratios: height / width, the same for each size.
+
+        Raises:
+            InputError: no size or ratio, or one that is not positive.
         """
         super().__init__()
+        for name, values in {"aspect_ratios": aspect_ratios, **{f"sizes[{i}]": x for i, x in enumerate(sizes)}}.items():
+            if not len(values) or not all(0 < value < float("inf") for value in values):
+                raise InputError(f"the anchors' {name}={list(values)} must be positive numbers, one at least")
         self.num_levels = len(sizes)
         for level, level_sizes in enumerate(sizes):
             self.register_buffer(f"cell_{level}", _cell(level_sizes, aspect_ratios), persistent=False)

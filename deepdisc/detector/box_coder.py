@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deepdisc.errors import InputError
+
 # a box grows by at most this factor (62.5) in one step, so that exp cannot overflow
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
@@ -21,6 +23,8 @@ class BoxCoder:
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)):
         """`weights` (wx, wy, ww, wh) bring the four numbers to unit variance."""
         self.weights = tuple(float(weight) for weight in weights)
+        if len(self.weights) != 4 or min(self.weights) <= 0:
+            raise InputError(f"a box coder has four positive weights (x, y, w, h), not {list(self.weights)}")
 
     def encode(self, source: Tensor, target: Tensor) -> Tensor:
         """Offsets (N, 4) that take `source` boxes (N, 4), of positive size, to `target` boxes (N, 4)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from deepdisc.detector.roi_heads import ROIHeads
 from deepdisc.detector.rpn import RPN
 from deepdisc.errors import InputError, nearest
 from deepdisc.structures import ImageBatch, Instances, RegionMasks
+
+logger = logging.getLogger(__name__)
 
 
 class Detector(nn.Module):
@@ -56,8 +60,11 @@ class Detector(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.stretch = stretch
-        for name, value in {"pixel_mean": pixel_mean, "pixel_std": pixel_std}.items():
-            value = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+        self._warned = False
+        for name, numbers in {"pixel_mean": pixel_mean, "pixel_std": pixel_std}.items():
+            if not all(math.isfinite(x) and (x > 0 or name == "pixel_mean") for x in numbers):
+                raise InputError(f"{name}={list(numbers)} must be finite numbers, pixel_std positive ones")
+            value = torch.as_tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1)
             if len(value) not in (1, backbone.in_channels):
                 raise InputError(
                     f"{name} has {len(value)} values but the model {backbone.in_channels} bands: give one value, or "
@@ -97,12 +104,28 @@ class Detector(nn.Module):
 
     def predict(self, records: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Detections of each image, best first; see the class and `losses`."""
+        self._warn_of_proposals()
         features, image_sizes = self._features(records)
         proposals, _ = self.proposal_generator(features, image_sizes)
         found = self.roi_heads.predict(_for_pooling(features), proposals, self._maps(records))
         return [{"instances": instances} for instances in found]
 
+    def _warn_of_proposals(self) -> None:
+        """Say once that fewer proposals are made than detections are wanted."""
+        wanted = getattr(self.roi_heads.final_predictor, "test_topk_per_image", 0)
+        made = getattr(self.proposal_generator, "post_nms_topk", (0, wanted))[1]
+        if made < wanted and not self._warned:
+            self._warned = True
+            logger.warning(
+                "test_topk_per_image=%d detections are allowed in an image, but post_nms_topk makes at most %d "
+                "proposals: raise proposal_generator.post_nms_topk for crowded fields (said once)",
+                wanted,
+                made,
+            )
+
     def _features(self, records: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        if not records:
+            raise InputError("no images: give at least one record")
         records = [self._on_device(record) for record in records]
         batch = self._batch(records)
         features = {"image": batch.tensor, **self.backbone(batch.tensor)}
@@ -113,6 +136,8 @@ class Detector(nn.Module):
     def _on_device(self, record: dict[str, Any]) -> dict[str, Tensor]:
         """Image, and with a stretch also variance and mask (True also where a value is not finite), on the device."""
         image = record["image"]
+        if not isinstance(image, Tensor):
+            raise InputError(f"an image must be a torch tensor (band, y, x), not {type(image).__name__}")
         if image.ndim != 3 or 0 in image.shape:
             raise InputError(f"an image must be (band, y, x) and not empty; this one is {tuple(image.shape)}")
         pixels = {"image": image.to(self.pixel_mean)}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from deepdisc.errors import InputError
 from deepdisc.structures import box_iou
 
 # elements of the overlap matrix that are held at a time, so that crowded tiles do not fill the memory
@@ -27,8 +28,15 @@ class Matcher:
             labels: k + 1 labels, of IoU < t_1, t_1 <= IoU < t_2, ...
             allow_low_quality_matches: also label 1 the boxes (all of them, when tied) that overlap some object most,
                 whatever their IoU.
+
+        Raises:
+            InputError: the limits do not rise, or do not fit the labels.
         """
-        assert len(labels) == len(thresholds) + 1 and list(thresholds) == sorted(thresholds)
+        if len(labels) != len(thresholds) + 1 or list(thresholds) != sorted(thresholds):
+            raise InputError(
+                f"a matcher needs rising thresholds and one label more than these: not thresholds={list(thresholds)}, "
+                f"labels={list(labels)}"
+            )
         self.thresholds = list(thresholds)
         self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches

@@ -19,7 +19,7 @@ def feature_stride(name: str) -> int:
     """
     if name == "image":
         return 1
-    if name[:1] != "p" or not name[1:].isdigit():
+    if name[:1] != "p" or not (name[1:].isascii() and name[1:].isdecimal()):
         raise InputError(f'unknown feature map {name!r}: the names are "image" and "p2", "p3", ... (stride 2**level)')
     return 2 ** int(name[1:])
 
@@ -53,7 +53,7 @@ class ROIPooler(nn.Module):
         self.output_size = output_size
         self.in_features = list(in_features)
         self.strides = [feature_stride(name) for name in self.in_features]
-        if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
+        if not self.in_features or any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise InputError(f"in_features={self.in_features}: the pooler needs successive levels, finest first")
         self.sampling_ratio = sampling_ratio
         self.canonical_box_size = canonical_box_size

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deepdisc.detector.matcher import Matcher, sample_labels
 from deepdisc.detector.pooling import ROIPooler
+from deepdisc.errors import InputError
 from deepdisc.structures import Instances, sample_map
 
 # the objectness of a true box among the proposals: a probability of 1 - 1e-10, as in detectron2
@@ -52,6 +53,9 @@ class ROIHeads(nn.Module):
             batch_size_per_image: proposals of an image in the losses.
             positive_fraction: largest fraction of these that match an object.
             chunk_size: proposals that are classified at a time in prediction, which bounds the memory.
+
+        Raises:
+            InputError: parts of another number of classes.
         """
         super().__init__()
         self.num_classes = num_classes
@@ -64,6 +68,15 @@ class ROIHeads(nn.Module):
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.chunk_size = chunk_size
+        if num_classes < 1:
+            raise InputError(f"num_classes={num_classes}: there must be at least one class")
+        for part in [*box_predictor.modules(), mask_head]:
+            own = getattr(part, "num_classes", num_classes)
+            if own != num_classes:
+                raise InputError(
+                    f"the ROI heads have num_classes={num_classes}, their {type(part).__name__} {own}: set the one "
+                    "num_classes (or class_names) at the top of the config, which all of them follow"
+                )
 
     def all_heads(self) -> dict[str, nn.Module]:
         """The heads of detected objects by name, the mask's first."""

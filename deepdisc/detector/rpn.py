@@ -82,7 +82,8 @@ class RPN(nn.Module):
             nms_thresh: of two boxes with an IoU above this the one with the lower score is dropped.
 
         Raises:
-            InputError: a level too many or too few.
+            InputError: a level too many or too few, a head for another number of anchors, or a number of boxes that
+                is not positive.
         """
         super().__init__()
         if anchor_generator.num_levels != len(in_features):
@@ -90,6 +91,10 @@ class RPN(nn.Module):
                 f"the anchors have sizes for {anchor_generator.num_levels} levels, but the proposal network has "
                 f"{len(in_features)}, {list(in_features)}: give one list of sizes for each"
             )
+        _check_anchors(head, anchor_generator)
+        for name, value in {"pre_nms_topk": pre_nms_topk, "post_nms_topk": post_nms_topk}.items():
+            if len(value) != 2 or min(value) < 1:
+                raise InputError(f"{name}={list(value)} must be two positive numbers: in training, in prediction")
         self.in_features = list(in_features)
         self.strides = [feature_stride(name) for name in self.in_features]
         self.rpn_head = head
@@ -193,3 +198,16 @@ class RPN(nn.Module):
         boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
         keep = batched_nms(boxes, scores.float(), levels, self.nms_thresh)[:count]
         return Instances(image_size, proposal_boxes=boxes[keep], objectness_logits=scores[keep])
+
+
+def _check_anchors(head: nn.Module, anchor_generator: AnchorGenerator) -> None:
+    """Refuse a head that scores another number of anchors in a cell: offsets would be applied to the wrong ones."""
+    if not isinstance(head, RPNHead):  # of somebody's own making
+        return
+    numbers = anchor_generator.num_anchors
+    if set(numbers) != {head.objectness_logits.out_channels}:
+        raise InputError(
+            f"the head of the proposal network scores num_anchors={head.objectness_logits.out_channels} anchors in a "
+            f"cell, but sizes times aspect_ratios give {numbers} on the levels: set head.num_anchors to their number, "
+            "which must be the same on all"
+        )

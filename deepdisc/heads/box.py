@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, nms
 
 from deepdisc.backbones.layers import ConvNorm
 from deepdisc.detector.box_coder import BoxCoder
+from deepdisc.errors import InputError
 from deepdisc.structures import Instances, clip_boxes, nonempty
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class BoxHead(nn.Sequential):
             norm: of the convolutions, see `layers.make_norm`; None = biases instead.
         """
         super().__init__()
+        if num_fc < 1:
+            raise InputError(f"num_fc={num_fc}: a box head ends in at least one fully connected layer")
         width = in_channels
         for i in range(1, num_conv + 1):
             self.add_module(f"conv{i}", ConvNorm(width, conv_dim, 3, norm=norm))
@@ -89,6 +92,8 @@ class BoxPredictor(nn.Module):
             cls_agnostic_bbox_reg: one refined box for all classes instead of one for each.
         """
         super().__init__()
+        if test_topk_per_image < 1:
+            raise InputError(f"test_topk_per_image={test_topk_per_image}: keep at least one detection")
         self.num_classes = num_classes
         self.box_coder = box_coder
         self.test_score_thresh = test_score_thresh

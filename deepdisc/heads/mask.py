@@ -42,6 +42,7 @@ class MaskHead(Head):
         """
         super().__init__()
         self.pooler = pooler
+        self.num_classes = num_classes
         self.num_conv = num_conv
         self.chunk_size = chunk_size
         for i in range(1, num_conv + 1):

@@ -326,6 +326,53 @@ def test_parts_that_do_not_fit_are_named():
         narrow("model.proposal_generator.anchor_generator.sizes=[[8],[16],[32],[64]]")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.roi_heads.num_classes=1", "have num_classes=1, their BoxPredictor 2: set the one num_classes"),
+        ("model.roi_heads.mask_head.num_classes=1", "have num_classes=2, their MaskHead 1"),
+        ("num_classes=0", "num_classes=0: there must be at least one class"),
+        ("model.proposal_generator.anchor_generator.aspect_ratios=[1.0]", r"num_anchors=3 .* give \[1, 1, 1, 1, 1\]"),
+        ("model.proposal_generator.anchor_generator.aspect_ratios=[0.5,0.0,1.0]", "aspect_ratios=.* must be positive"),
+        ("model.proposal_generator.anchor_generator.aspect_ratios=[]", "aspect_ratios=.* one at least"),
+        ("model.proposal_generator.anchor_generator.sizes=[[8],[16],[-1],[64],[128]]", r"sizes\[2\]=\[-1\] must be"),
+        ("model.proposal_generator.head.num_anchors=1", "scores num_anchors=1 anchors in a cell"),
+        ("model.proposal_generator.head.num_conv=0", "num_conv=0: .* at least one convolution"),
+        ("model.proposal_generator.post_nms_topk=[100]", "must be two positive numbers: in training, in prediction"),
+        ("model.proposal_generator.pre_nms_topk=[-1,-1]", "must be two positive numbers"),
+        ("model.proposal_generator.anchor_matcher.thresholds=[0.7,0.3]", "rising thresholds and one label more"),
+        ("model.proposal_generator.anchor_matcher.labels=[0,1]", "rising thresholds and one label more"),
+        ("model.proposal_generator.box_coder.weights=[1.0,1.0]", "four positive weights"),
+        ("model.roi_heads.box_pooler.in_features=[]", "the pooler needs successive levels"),
+        ("model.roi_heads.box_pooler.in_features=['p²']", "unknown feature map"),
+        ("model.roi_heads.box_head.num_fc=0", "num_fc=0: a box head ends in"),
+        ("model.roi_heads.box_predictor.test_topk_per_image=0", "keep at least one detection"),
+        ("model.pixel_std=[0.0]", "pixel_std positive ones"),
+        ("model.pixel_mean=[.nan]", "must be finite numbers"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named_when_building(override, message):
+    with pytest.raises(InputError, match=message):
+        narrow(override)
+
+
+def test_wrong_calls_are_named():
+    model = narrow().eval()
+    with pytest.raises(InputError, match="no images"):
+        model([])
+    with pytest.raises(InputError, match="torch tensor .* not ndarray"):
+        model([{"image": torch.zeros(3, 32, 32).numpy()}])
+
+
+def test_fewer_proposals_than_detections_wanted_are_told_once(caplog):
+    model = narrow("model.roi_heads.box_predictor.test_topk_per_image=2000").eval()
+    with torch.no_grad():
+        for _ in range(2):
+            model([{"image": torch.zeros(3, 32, 32)}])
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and "post_nms_topk makes at most 1000 proposals" in told[0]
+
+
 # --------------------------------------------------------------------------------------------- detectron2's model
 def test_the_standard_model_has_detectron2_parameters():
     cfg = load("configs/common/resnet_fpn.py", ["num_bands=9", "num_classes=2"])
