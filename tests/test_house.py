@@ -51,6 +51,17 @@ def test_readme_commands_exist(line):
         load(ROOT / config, args.overrides)
 
 
+def test_readme_lines_of_fine_tuning_are_keys_of_the_configs():
+    table = README.split("### Fine-tuning, one line each")[1].split("###")[0]
+    cells = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    lines = [shlex.split(cell)[0] for cell in cells if cell != "key=value"]
+    assert len(lines) >= 10
+    for name in ("ugriz_r18", "mask_rcnn_r50", "cascade_mvitv2_t"):
+        for line in lines:
+            if not (name == "cascade_mvitv2_t" and "norm=" in line):  # its norms are LayerNorms
+                load(ROOT / f"configs/{name}.py", [line])
+
+
 @pytest.mark.slow
 def test_readme_training_section_runs_from_an_empty_folder(tmp_path, monkeypatch):
     """The commands as they stand, only with smaller fields and two iterations."""
