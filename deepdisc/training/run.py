@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
@@ -102,12 +103,36 @@ def _run(cfg_text: str, resume: bool, eval_only: bool, device: str) -> None:
             model = model.to(memory_format=torch.channels_last)
         share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         val = None if cfg.data.val is None else instantiate(cfg.data.val, **share)
+        _check_classes(cfg, val)
         if eval_only:
             _evaluate_only(cfg, model, val, local)
             return
-        trainer = build_trainer(cfg, model, instantiate(cfg.data.train, **share), val, local)
+        loader = instantiate(cfg.data.train, **share)
+        _check_classes(cfg, loader)
+        trainer = build_trainer(cfg, model, loader, val, local)
         start(trainer, cfg, resume)
         trainer.train()
+
+
+def _check_classes(cfg: DictConfig, loader: Iterable | None) -> None:
+    """Compare the config's classes with those of the data set behind a loader: labels are only their indices.
+
+    Raises:
+        InputError: other names, another order or another number.
+    """
+    dataset = getattr(loader, "dataset", None)
+    stored = getattr(dataset, "description", {}).get("class_names")
+    if stored is None:
+        return
+    stated, remedy = cfg.get("class_names"), f"set class_names=[{','.join(stored)}]"
+    if stated is not None and list(stated) != list(stored):
+        raise InputError(
+            f"class_names=[{','.join(map(str, stated))}], but the data set {dataset.root} has [{','.join(stored)}]: its "
+            f"labels are indices into that list; {remedy}"
+        )
+    number = cfg.get("num_classes")
+    if number is not None and number != len(stored):
+        raise InputError(f"num_classes={number}, but the data set {dataset.root} has {len(stored)} classes; {remedy}")
 
 
 def build_trainer(
@@ -150,6 +175,7 @@ def start(trainer: Trainer, cfg: DictConfig, resume: bool) -> None:
     found = load_newest(folder) if resume else None
     if found is not None:
         state, path = found
+        _check_same_run(cfg, state, path)
         trainer.load_state_dict(state, str(path))
         _say(f"resuming from {path} at iteration {trainer.iteration}")
     elif resume:
@@ -162,6 +188,28 @@ def start(trainer: Trainer, cfg: DictConfig, resume: bool) -> None:
     # Not before: a run that cannot be resumed must keep the config it was made with.
     if distributed.is_main():
         save(cfg, folder / "config.yaml")
+
+
+# What the saved weights and the optimiser's state mean: with other values they would load and be misread.
+_FIXED = ("bands", "class_names", "optim.optimizer._target_", "optim.optimizer.name")
+
+
+def _check_same_run(cfg: DictConfig, state: Mapping[str, Any], path: Path) -> None:
+    """Compare a config with that of the run that is to be resumed.
+
+    Raises:
+        InputError: other bands, classes or optimiser.
+    """
+    if "config" not in state:
+        return
+    saved = from_yaml(state["config"], str(path))
+    for key in _FIXED:
+        old, new = (OmegaConf.select(config, key) for config in (saved, cfg))
+        if old != new:
+            raise InputError(
+                f"cannot resume from {path} with {key}={new}: the run has {key}={old}; use its config.yaml, or start "
+                f"another run from its weights with train.init_checkpoint={path}"
+            )
 
 
 def _say(text: str) -> None:

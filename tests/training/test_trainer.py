@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
 import signal
 import threading
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from runs import assert_same_run, records, states_equal, trainer_of
 from tiny_model import TinyDetector, config
 
@@ -155,6 +157,64 @@ def test_a_checkpoint_of_another_model_is_refused_on_resume(blobs, tmp_path):
     assert load(tmp_path / "config.yaml").model.width == 6, "the run's own config must survive"
     with pytest.raises(InputError, match="averages its weights, train.ema_decay says otherwise"):
         train(config(blobs, tmp_path, "train.ema_decay=0"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bands=[r,g]", r"with bands=\['r', 'g'\]: the run has bands=\['g', 'r'\]; use its config.yaml"),
+        ("optim.optimizer.name=sgd", "with optim.optimizer.name=sgd: the run has optim.optimizer.name=adamw"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_bands_or_another_optimiser(blobs, tmp_path, override, message):
+    """Both have the same shapes, so the weights would load."""
+    train(config(blobs, tmp_path, "train.max_iter=2"))
+    with pytest.raises(InputError, match=f"cannot resume from .*model_final.pth {message}"):
+        train(config(blobs, tmp_path, "train.max_iter=4", override), resume=True)
+    saved = load(tmp_path / "config.yaml")
+    assert saved.bands == ["g", "r"] and saved.optim.optimizer.name == "adamw"
+
+
+def test_a_run_is_not_resumed_with_other_classes(blobs, tmp_path):
+    """Even when the data set was made anew with the classes in that order."""
+    train(config(blobs, tmp_path / "run", "train.max_iter=2"))
+    swapped = with_classes(blobs, tmp_path / "swapped", ["star", "galaxy"])
+    cfg = config(swapped, tmp_path / "run", "train.max_iter=4", "class_names=[star,galaxy]")
+    with pytest.raises(InputError, match=r"with class_names=\['star', 'galaxy'\]: the run has .*\['galaxy', 'star'\]"):
+        train(cfg, resume=True)
+
+
+def with_classes(dataset, folder, names):
+    """A copy of a data set whose classes are named so."""
+    shutil.copytree(dataset, folder)
+    about = yaml.safe_load((folder / "dataset.yaml").read_text())
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({**about, "class_names": names}))
+    return folder
+
+
+@pytest.mark.parametrize("lines", [[], ["data.train.dataset.root=%s"], ["data.val.dataset.root=%s"]])
+def test_classes_must_be_those_of_the_data_set_in_their_order(blobs, tmp_path, lines):
+    swapped = with_classes(blobs, tmp_path / "swapped", ["star", "galaxy"])
+    cfg = config(blobs if lines else swapped, tmp_path / "run", *(line % swapped for line in lines))
+    message = r"class_names=\[galaxy,star\], but the data set .*swapped has \[star,galaxy\].*set class_names=\[star,gal"
+    with pytest.raises(InputError, match=message):
+        train(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["class_names=[galaxy]", "class_names=[galaxy,star,quasar]"])
+def test_classes_must_be_as_many_as_the_data_set_has(blobs, tmp_path, override):
+    with pytest.raises(InputError, match=r"has \[galaxy,star\]: .*; set class_names=\[galaxy,star\]"):
+        train(config(blobs, tmp_path, override))
+    with pytest.raises(InputError, match=r"has \[galaxy,star\]"):
+        train(config(blobs, tmp_path, override), eval_only=True)
+
+
+def test_a_number_of_classes_that_is_stated_must_be_the_data_sets_too(blobs, tmp_path):
+    cfg = config(blobs, tmp_path)
+    cfg.num_classes = 1
+    with pytest.raises(InputError, match="num_classes=1, but the data set .* has 2 classes"):
+        train(cfg)
 
 
 def test_validation_uses_all_batches_weighted_by_their_images(blobs):
