@@ -18,7 +18,7 @@ from deepdisc.config import from_yaml, instantiate, load, shipped
 from deepdisc.detectron2_settings import detectron2_notes
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import sha256
-from deepdisc.lazy import TARGET, locate
+from deepdisc.lazy import TARGET, is_lazy_call, locate
 from deepdisc.overrides import apply_override
 from deepdisc.training.loading import Adapter, LoadReport, load_weights
 from deepdisc.training.weights import (
@@ -31,8 +31,16 @@ from deepdisc.training.weights import (
 
 REQUIRED = ("config", "weights", "sha256", "bands", "pixel_scale_arcsec", "training_set", "command", "scores")
 FORMATS = {"safetensors": ".safetensors", "detectron2": ".pth"}  # of `export`, and their suffixes
-# To build a config is to call what it names, and a checkpoint may come from anybody. Add modules of your own here.
-TRUSTED = ("deepdisc.", "torch.nn.")
+# To build a config is to call what it names, and a checkpoint may come from anybody: networks of these modules, and
+# these other classes, which read and write no files. Add modules ("mine.") and classes ("mine.Part") of your own here.
+TRUSTED = (
+    "deepdisc.backbones.",
+    "deepdisc.detector.",
+    "deepdisc.heads.",
+    "torch.nn.modules.",
+    "deepdisc.detector.box_coder.BoxCoder",
+    "deepdisc.detector.matcher.Matcher",
+)
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -91,12 +99,12 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         The model in evaluation mode, and its config.
 
     Raises:
-        InputError: unknown name, unreadable file, no config, a config in the checkpoint that names anything but the
-            classes of `TRUSTED` modules, or weights of another architecture than the config's.
+        InputError: unknown name, unreadable file, no config, a config that names anything but the classes of `TRUSTED`
+            or cannot be built, or weights of another architecture than the config's.
     """
     weights = _read(name_or_path)
-    cfg = _config_of(weights)
-    model = instantiate(cfg.model)
+    cfg, source = _config_of(weights)
+    model = _build(cfg, source, weights)
     load_weights(model, weights, strict=True, bands=cfg.get("bands"))
     # faster convolutions on any device; the order in memory, not the weights
     return model.to(device, memory_format=torch.channels_last).eval(), cfg
@@ -145,38 +153,79 @@ def _read(name_or_path: str | Path) -> Weights:
     return read_weights(weights_path(name_or_path))
 
 
-def _config_of(weights: Weights) -> DictConfig:
-    """The config inside a checkpoint, if it is harmless, or beside it."""
+def _config_of(weights: Weights) -> tuple[DictConfig, str]:
+    """The config inside a checkpoint or beside it, and which it is, in words."""
     path = weights.source
     beside = path.parent / "config.yaml"
-    if weights.config is None and beside.is_file():
-        return load(beside)
-    if weights.config is None:
-        raise InputError(
-            f"{path} holds no config and there is no config.yaml beside it; put there the config it was trained with"
-        )
-    source = f"config inside {path}"
-    cfg = from_yaml(weights.config, source)
+    if weights.config is not None:
+        source = f"config inside {path}"
+        return from_yaml(weights.config, source), source
+    if beside.is_file():
+        return load(beside), str(beside)
+    raise InputError(
+        f"{path} holds no config and there is no config.yaml beside it; put there the config it was trained with"
+    )
+
+
+def _build(cfg: DictConfig, source: str, weights: Weights) -> nn.Module:
+    """Build the model of a stranger's config, once all that it would call is known to be harmless."""
     try:
-        _check_trusted(OmegaConf.to_container(cfg.model, resolve=True), source)
+        node = cfg.get("model")
+        node = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {first_line(error)}") from error
-    return cfg
+    if not is_lazy_call(node):
+        raise InputError(f"{source}: its model is no network: {TARGET} and arguments are needed, found {node!r:.60}")
+    _check_trusted(node, source)
+    if not issubclass(locate(node[TARGET], source), nn.Module):
+        raise InputError(f"{source}: its model, {node[TARGET]}, is no network (torch.nn.Module)")
+    try:
+        _check_size(node, weights)
+        return instantiate({"model": node})["model"]  # not cfg.model: what is built is what was checked
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except Exception as error:  # a constructor stumbles over foreign values with any kind of exception
+        raise InputError(f"{source}: its model cannot be built: {first_line(error)}") from error
 
 
 def _check_trusted(node: Any, source: str) -> None:
-    """Refuse a resolved config that would call anything but the classes of `TRUSTED` modules."""
-    if isinstance(node, Mapping) and TARGET in node:
-        name = str(node[TARGET])
-        target = locate(name, source) if name.startswith(TRUSTED) else None
-        if not (isinstance(target, type) and f"{target.__module__}.".startswith(TRUSTED)):
-            raise InputError(
-                f"{source}: it would call {name!r}, which is no class of {' or '.join(TRUSTED)}*; a checkpoint from a "
-                "stranger could run anything that way: if it is your own, add its module to deepdisc.model_zoo.TRUSTED"
-            )
+    """Refuse a resolved config that would call anything but the classes of `TRUSTED`."""
+    if isinstance(node, Mapping) and TARGET in node and not _is_trusted(node[TARGET], source):
+        raise InputError(
+            f"{source}: it would call {node[TARGET]!r}, which is no network of {', '.join(TRUSTED[:4])}; a checkpoint "
+            "from a stranger could run anything that way: if it is your own, add its module to "
+            "deepdisc.model_zoo.TRUSTED"
+        )
     items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
     for item in items:
         _check_trusted(item, source)
+
+
+def _is_trusted(name: Any, source: str) -> bool:
+    """Whether it is a class of `TRUSTED`; of another module nothing is even imported."""
+    if not (isinstance(name, str) and name.startswith((*TRUSTED, "torch.nn."))):
+        return False
+    target = locate(name, source)
+    if not isinstance(target, type):
+        return False
+    modules = tuple(item for item in TRUSTED if item.endswith("."))
+    full_name = f"{target.__module__}.{target.__qualname__}"
+    return full_name in TRUSTED or (issubclass(target, nn.Module) and full_name.startswith(modules))
+
+
+def _check_size(model: Mapping[str, Any], weights: Weights) -> None:
+    """Refuse a network far larger than its weights before it takes the memory."""
+    try:
+        with torch.device("meta"):
+            planned = instantiate(model)
+    except Exception:  # not every constructor can do without memory
+        return
+    count = sum(tensor.numel() for tensor in planned.state_dict().values())
+    given = sum(tensor.numel() for tensor in weights.tensors.values())
+    if count > 10 * given + 1e8:
+        raise InputError(
+            f"its model has {count} parameters, {weights.source} has {given}; use the config that belongs to it"
+        )
 
 
 def export(

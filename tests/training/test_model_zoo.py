@@ -4,12 +4,13 @@ import pytest
 import safetensors
 import torch
 import yaml
+from omegaconf import OmegaConf
 from tiny_model import config
 from weight_files import equal, write
 
 from deepdisc import cli, model_zoo
 from deepdisc.backbones.stem import BandAdapter
-from deepdisc.config import instantiate, load, to_yaml
+from deepdisc.config import instantiate, load, shipped, to_yaml
 from deepdisc.errors import InputError
 from deepdisc.files import sha256
 from deepdisc.model_zoo import adapt_model, load_model
@@ -55,14 +56,86 @@ def test_a_checkpoint_of_a_training_is_loaded_and_exported(blobs, tmp_path):
         model_zoo.export(best, tmp_path / "small.pth")
 
 
-@pytest.mark.parametrize("target", ["os.makedirs", "deepdisc.cli.os.makedirs", "${other}"])
-def test_a_checkpoint_cannot_call_anything_but_our_classes(model, tmp_path, target):
-    call = {"_target_": target, "name": str(tmp_path / "made")}
-    cfg = {"other": "os.makedirs", "model": {"_target_": "torch.nn.Sequential", "args": [{"deep": call}]}}
-    torch.save({"model": model.state_dict(), "config": yaml.safe_dump(cfg)}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"config inside .*a.pth: it would call '.*os.makedirs', which is no class of"):
+# configs of strangers -------------------------------------------------------------------------------------------------
+VICTIM = {"_target_": "deepdisc.inference.regions.RegionWriter", "path": "victim.txt", "grid": "x"}
+MAKE = {"_target_": "os.makedirs", "name": "made"}
+NESTED = "torch.nn.ModuleDict"
+HARMFUL = {
+    "function": MAKE,
+    "function of ours": {**MAKE, "_target_": "deepdisc.cli.os.makedirs"},
+    "what a network imports": {"_target_": "torch.nn.modules.module.functools.partial"},
+    "behind a link": {**MAKE, "_target_": "${other}"},
+    "written by a link": '${oc.create:"{_target_: os.makedirs, name: made}"}',
+    "class that writes": VICTIM,
+    "class that writes, inside": {"_target_": NESTED, "modules": {"a": VICTIM}},
+    "class that writes, in a list": {"_target_": NESTED, "modules": [["a", VICTIM]]},
+    "class of a library in ours": {"_target_": "deepdisc.detector.detector.Tensor"},
+    "data": {"_target_": "deepdisc.data.dataset.Dataset", "path": "victim.txt"},
+}
+
+
+@pytest.mark.parametrize("place", ["inside", "beside"])
+@pytest.mark.parametrize("attack", list(HARMFUL))
+def test_a_config_of_a_stranger_cannot_call_anything_but_networks(tmp_path, attack, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "victim.txt").write_text("precious")
+    text = yaml.safe_dump({"other": "os.makedirs", "model": HARMFUL[attack]})
+    state = {"model": {"w": torch.ones(1)}}
+    torch.save(state | ({"config": text} if place == "inside" else {}), tmp_path / "a.pth")
+    if place == "beside":
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"(config inside .*a.pth|config.yaml): it would call '.*', which is no"):
+        load_model(tmp_path / "a.pth")
+    assert not (tmp_path / "made").exists() and (tmp_path / "victim.txt").read_text() == "precious"
+
+
+def test_text_that_looks_like_a_link_is_not_followed_at_a_second_look(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = {"_target_": "torch.nn.ModuleDict", "modules": "\\${oc.create:'{_target_: os.makedirs, name: made}'}"}
+    torch.save({"w": torch.ones(1), "config": yaml.safe_dump({"model": call})}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="cannot be built"):
         load_model(tmp_path / "a.pth")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("[1, 2]", r"its model is no network: .* found \[1, 2\]"),
+        ("5", "its model is no network: .* found 5"),
+        ("{a: 1}", "its model is no network"),
+        ("'${nothing}'", "nothing"),
+        ("{_target_: deepdisc.detector.matcher.Matcher, thresholds: [0.5], labels: [0, 1],"
+         " allow_low_quality_matches: false}", "Matcher, is no network"),
+        ("{_target_: torch.nn.Linear, in_features: a, out_features: 2}", "its model cannot be built: "),
+        ("{_target_: torch.nn.Linear, in_features: 2}", "needs out_features"),
+        ("{_target_: torch.nn.Linear, in_features: 100000000, out_features: 100000000}",
+         "its model has 10000000100000000 parameters, .*a.pth has 1; use the config"),
+        ("{_target_: torch.nn.Linear, in_features: 10000000000000, out_features: 100000000000000}", "built|parameters"),
+    ],
+)  # fmt: skip
+def test_a_config_that_builds_no_network_is_the_users_error(tmp_path, capsys, model, message):
+    torch.save({"model": {"w": torch.ones(1)}, "config": f"model: {model}"}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=rf"config inside .*a.pth: .*{message}") as caught:
+        load_model(tmp_path / "a.pth")
+    assert "\n" not in str(caught.value)
+    assert cli.main(["export", str(tmp_path / "a.pth"), "--output", str(tmp_path / "o.safetensors")]) == 2
+
+
+def test_every_shipped_architecture_is_trusted():
+    for path in sorted(shipped("configs/common").glob("*_fpn.py")):
+        node = OmegaConf.to_container(load(path).model, resolve=True)
+        model_zoo._check_trusted(node, str(path))
+
+
+def test_classes_of_ones_own_are_trusted_once_they_are_named(model, cfg, tmp_path, monkeypatch):
+    export_safetensors(model, cfg, tmp_path / "a.safetensors")
+    monkeypatch.setattr(model_zoo, "TRUSTED", tuple(x for x in model_zoo.TRUSTED if not x.startswith("tiny_model")))
+    with pytest.raises(InputError, match="call 'tiny_model.TinyDetector'.* to deepdisc.model_zoo.TRUSTED"):
+        load_model(tmp_path / "a.safetensors")
+    for own in ("tiny_model.", "tiny_model.TinyDetector"):
+        monkeypatch.setattr(model_zoo, "TRUSTED", (*model_zoo.TRUSTED[:6], own))
+        load_model(tmp_path / "a.safetensors")
 
 
 def test_foreign_weights_take_the_config_beside_them(model, cfg, tmp_path):
