@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from deepdisc.errors import InputError
 
-_TYPE = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
+_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|\?)")  # what torch has, too
 
 
 class _Dtype:
@@ -28,7 +29,9 @@ class _Dtype:
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = True):
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str) or not _TYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f"it holds an array of type {code!r}, only numbers are allowed")
+            raise pickle.UnpicklingError(
+                f"it holds an array of type {code!r}, only numbers are allowed (of 64 bits at most)"
+            )
         self.code, self.order = code.lstrip("<>=|"), "="
 
     def __setstate__(self, state: Any) -> None:
@@ -145,6 +148,7 @@ def load_torch(path: Path) -> Any:
     Raises:
         InputError: as for `load_pickle`.
     """
+    _check_inflation(path)
     torchs = {"collections", "_codecs"}  # torch has its own readers of these
     readers = [(value, f"{module}.{name}") for (module, name), value in _ALLOWED.items() if module not in torchs]
     try:
@@ -152,6 +156,21 @@ def load_torch(path: Path) -> Any:
             return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # as above
         raise InputError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from error
+
+
+def _check_inflation(path: Path) -> None:
+    """Refuse a compressed archive: torch stores its members as they are, and would inflate any amount of zeros."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(member.file_size for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError):  # an older format, or damaged: torch's reader tells
+        return
+    size = path.stat().st_size
+    if inflated > 1.05 * size + 2**20:
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint: its {size} bytes would become {inflated}, and weights are not "
+            "compressed; save it with torch.save"
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -163,12 +182,24 @@ def _reason(error: Exception) -> str:
     return own[0] if own else f"it is truncated, or of another kind ({type(error).__name__})"
 
 
-def _plain(node: Any) -> Any:
-    """The same with NumPy arrays in place of their readers."""
+def _plain(node: Any, done: dict[int, Any] | None = None) -> Any:
+    """The same with NumPy arrays in place of their readers.
+
+    `done` has the finished parts by id: what the file holds once is copied once, however often it occurs.
+    """
+    done = {} if done is None else done
     if isinstance(node, _Array):
         return node.value
+    if id(node) in done:
+        return done[id(node)]
     if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    if type(node) in (list, tuple):
-        return type(node)(_plain(value) for value in node)
+        done[id(node)] = found = {}
+        found.update((key, _plain(value, done)) for key, value in node.items())
+        return found
+    if type(node) is list:
+        done[id(node)] = found = []
+        found.extend(_plain(value, done) for value in node)
+        return found
+    if type(node) is tuple:
+        return done.setdefault(id(node), tuple(_plain(value, done) for value in node))
     return node

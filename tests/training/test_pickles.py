@@ -186,3 +186,54 @@ def test_only_dense_tensors_are_weights(tmp_path, kind):
     torch.save({"w": tensor}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="w is no plain dense tensor|cannot be read"):
         read_weights(tmp_path / "a.pth")
+
+
+# files that are small and become large -------------------------------------------------------------------------------
+def bomb():
+    """A list of 10^10 texts, of which all but 91 are the same lists again."""
+    found = ["x"] * 10
+    for _ in range(9):
+        found = [found] * 10
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pkl", "zip", "legacy"])
+def test_what_a_file_holds_once_is_copied_once(tmp_path, kind):
+    loop = []
+    loop.append((loop, {"again": loop}))
+    contents = {"w": np.ones(3) if kind == "pkl" else torch.ones(3), "b": bomb(), "loop": loop}
+    path = tmp_path / ("a.pkl" if kind == "pkl" else "a.pth")
+    if kind == "pkl":
+        path.write_bytes(pickle.dumps(contents))
+    else:
+        torch.save(contents, path, _use_new_zipfile_serialization=kind == "zip")
+    found = pickles.load_pickle(path) if kind == "pkl" else pickles.load_torch(path)
+    assert found["b"][0] is found["b"][9] and found["b"][0][0][0][0][0][0][0][0][0] == ["x"] * 10
+    assert found["loop"][0][0] is found["loop"] and found["loop"][0][1]["again"] is found["loop"]
+    assert read_weights(path).tensors["w"].tolist() == [1, 1, 1]
+
+
+def test_too_deep_a_file_is_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"]" * 100_000 + b"a" * 99_999 + b".")
+    with pytest.raises(InputError, match="a.pkl: cannot be read as a .pkl of weights: .*RecursionError"):
+        pickles.load_pickle(tmp_path / "a.pkl")
+
+
+def test_a_compressed_archive_is_refused_before_it_is_inflated(tmp_path):
+    torch.save({"w": torch.zeros(2_000_000)}, tmp_path / "good.pth")
+    assert read_weights(tmp_path / "good.pth").tensors["w"].numel() == 2_000_000
+    with zipfile.ZipFile(tmp_path / "good.pth") as good:
+        with zipfile.ZipFile(tmp_path / "bad.pth", "w", zipfile.ZIP_DEFLATED) as bad:
+            for item in good.namelist():
+                bad.writestr(item, good.read(item))
+    with pytest.raises(
+        InputError, match=r"bad.pth: .* its \d+ bytes would become 80\d+, and weights are not compressed"
+    ):
+        read_weights(tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, np.clongdouble])
+def test_numbers_that_torch_does_not_have_are_refused(tmp_path, kind):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(3, kind)}))
+    with pytest.raises(InputError, match=r"a.pkl: .* it holds an array of type '(f16|c32)', .*64 bits"):
+        read_weights(tmp_path / "a.pkl")
