@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,11 @@ class Annotations:
     images: list[AnnotatedImage]
     class_names: list[str]
     about: dict[str, Any]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that a float64 can hold; the integers of JSON have no limit."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_annotations(source: str | Path | Mapping | Sequence, class_names: Sequence[str] | None = None) -> Annotations:
@@ -214,9 +219,7 @@ def _box(values: Any, mode: Any, label: str) -> tuple[float, float, float, float
         raise InputError(
             f"{label}: bbox_mode is {mode!r}; it is 0 (x0, y0, x1, y1) or 1 (x0, y0, width, height), in pixels"
         )
-    numbers = isinstance(values, list | tuple) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
-    )
+    numbers = isinstance(values, list | tuple) and all(is_number(value) for value in values)
     if not numbers or len(values) != 4:
         raise InputError(f"{label}: bbox {values!r:.60} is not four numbers")
     x0, y0, x1, y1 = (float(value) for value in values)

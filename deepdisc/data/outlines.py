@@ -7,7 +7,6 @@ again; but polygons can only be united, so an outline with a hole has none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
+from deepdisc.data.annotations import is_number
 from deepdisc.errors import InputError
-from deepdisc.structures import PolygonMasks, RegionMasks
+from deepdisc.structures import RegionMasks
 
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -49,6 +49,8 @@ def _polygon(points: np.ndarray) -> list[int]:
 def draw(segmentation: Any, shape: tuple[int, int], label: str) -> RegionMasks:
     """The mask, one, of a COCO segmentation: polygons, which are united, or a run-length code, compressed or not.
 
+    Memory and time grow with the object, not with the image.
+
     Args:
         segmentation: as in the JSON file.
         shape: (height, width) of the image.
@@ -58,22 +60,42 @@ def draw(segmentation: Any, shape: tuple[int, int], label: str) -> RegionMasks:
         InputError: it is none of these, of another image size, or malformed.
     """
     if isinstance(segmentation, dict):
-        mask = coco_mask.decode(_checked_rle(segmentation, shape, label))
-        return RegionMasks.from_dense(torch.from_numpy(mask)[None])
+        return _fill(_checked_runs(segmentation, shape, label), shape)
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             _check_polygon(polygon, shape, label)
-        return PolygonMasks([segmentation], shape).rasterize()
+        parts = [[float(value) for value in polygon] for polygon in segmentation]
+        code = coco_mask.merge(coco_mask.frPyObjects(parts, *shape))
+        return _fill(_runs(code["counts"]), shape)
     raise InputError(
         f"{label}: its segmentation is {_short(segmentation)}; give polygons [[x, y, ...], ...] or a run-length code "
         "{size, counts}"
     )
 
 
+def _fill(runs: np.ndarray, shape: tuple[int, int]) -> RegionMasks:
+    """The mask of a run-length code: lengths of runs of 0 and 1 by turns, down the columns; 0 first."""
+    height = shape[0]
+    ends = np.cumsum(runs)[1::2]
+    lengths = runs[1::2][: len(ends)]
+    ends, lengths = ends[lengths > 0], lengths[lengths > 0]
+    if len(ends) == 0:
+        return RegionMasks(torch.zeros((1, 4)), [torch.zeros((0, 0), dtype=torch.bool)], shape)
+    starts = ends - lengths
+    first, last = starts // height, (ends - 1) // height  # columns
+    x0, x1, y0, y1 = int(first[0]), int(last[-1]) + 1, 0, height
+    if (first == last).all():  # a run that goes on in the next column has the last and the first row
+        y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
+    steps = np.zeros((x1 - x0) * (y1 - y0) + 1, np.int8)
+    begin = (first - x0) * (y1 - y0) + starts % height - y0
+    steps[begin] += 1
+    steps[begin + lengths] -= 1
+    crop = np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(x1 - x0, y1 - y0).T
+    return RegionMasks(torch.tensor([[x0, y0, x1, y1]]), [torch.from_numpy(np.ascontiguousarray(crop))], shape)
+
+
 def _check_polygon(polygon: Any, shape: tuple[int, int], label: str) -> None:
-    numbers = isinstance(polygon, Sequence) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in polygon
-    )
+    numbers = isinstance(polygon, Sequence) and all(is_number(value) for value in polygon)
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise InputError(
             f"{label}: polygon {_short(polygon)} is malformed; it is x, y of three or more corners in one list"
@@ -87,46 +109,49 @@ def _check_polygon(polygon: Any, shape: tuple[int, int], label: str) -> None:
         )
 
 
-def _checked_rle(code: dict[str, Any], shape: tuple[int, int], label: str) -> dict[str, Any]:
-    if list(code.get("size") or ()) != list(shape):
+def _checked_runs(code: dict[str, Any], shape: tuple[int, int], label: str) -> np.ndarray:
+    if code.get("size") not in (list(shape), tuple(shape)):
         raise InputError(
             f"{label}: its run-length code is of size {_short(code.get('size'))}, its image of {list(shape)} (height, "
             "width); they must agree"
         )
     counts = code.get("counts")
-    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
-    runs = _runs(text) if isinstance(text, str) else text
+    found = _runs(counts) if isinstance(counts, str | bytes) else counts
+    runs = found.tolist() if isinstance(found, np.ndarray) else found
     whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    # pycocotools leaves the rest of the mask uninitialised where runs are missing
+    # nothing may be drawn beyond the image, nor where runs are missing
     if not whole or sum(runs) != shape[0] * shape[1]:
         raise InputError(
             f"{label}: its run-length code is malformed: the runs must add up to {shape[0] * shape[1]} pixels, but "
-            f"{'these add up to ' + str(sum(runs)) if whole else 'counts is ' + _short(counts)}"
+            f"{'these add up to ' + _short(sum(runs)) if whole else 'counts is ' + _short(counts)}"
         )
-    return coco_mask.frPyObjects({"size": list(shape), "counts": runs}, *shape)
+    return np.asarray(runs, np.int64)
 
 
-def _runs(text: str) -> list[int] | None:
-    """The runs of a compressed code, None where it is none.
+_LONGEST = 7  # groups of 5 bits for one number: 34 bits and the sign
+
+
+def _runs(text: str | bytes) -> np.ndarray | None:
+    """The runs of a compressed code, int64, None where it is none.
 
     Each number is written in groups of 5 bits, lowest first, as characters from "0" on; bit 5 says that another
     follows, bit 4 of the last is the sign. From the fourth run on it is the difference to the run two before.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        group = ord(character) - 48
-        if not 0 <= group < 64:
-            return None
-        value |= (group & 31) << shift
-        shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return None if shift else runs
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    groups = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(groups & 32 == 0) + 1
+    lengths = np.diff(ends, prepend=0)
+    if not len(groups):
+        return groups
+    if ((groups < 0) | (groups > 63)).any() or not len(ends) or ends[-1] != len(groups) or lengths.max() > _LONGEST:
+        return None
+    starts = ends - lengths
+    shifts = 5 * (np.arange(len(groups)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((groups & 31) << shifts, starts)
+    values -= np.where(groups[ends - 1] & 16, 1 << 5 * lengths, 0)
+    for chain in (slice(1, None, 2), slice(2, None, 2)):
+        values[chain] = np.cumsum(values[chain])
+    return values
 
 
 def _short(value: Any) -> str:

@@ -127,8 +127,8 @@ def _check_classes(cfg: DictConfig, loader: Iterable | None) -> None:
     stated, remedy = cfg.get("class_names"), f"set class_names=[{','.join(stored)}]"
     if stated is not None and list(stated) != list(stored):
         raise InputError(
-            f"class_names=[{','.join(map(str, stated))}], but the data set {dataset.root} has [{','.join(stored)}]: its "
-            f"labels are indices into that list; {remedy}"
+            f"class_names=[{','.join(map(str, stated))}], but the data set {dataset.root} has [{','.join(stored)}]: "
+            f"its labels are indices into that list; {remedy}"
         )
     number = cfg.get("num_classes")
     if number is not None and number != len(stored):
