@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from deepdisc.backbones.stem import BandAdapter
 from deepdisc.config import from_yaml, instantiate, load, shipped
 from deepdisc.detectron2_settings import detectron2_notes
 from deepdisc.errors import InputError, first_line, nearest
-from deepdisc.files import sha256
-from deepdisc.lazy import TARGET, is_lazy_call, locate
+from deepdisc.files import refuse_to_overwrite, sha256
+from deepdisc.lazy import TARGET, is_lazy_call, join, locate
 from deepdisc.overrides import apply_override
 from deepdisc.training.loading import Adapter, LoadReport, load_weights
 from deepdisc.training.weights import (
@@ -41,6 +41,9 @@ TRUSTED = (
     "deepdisc.detector.box_coder.BoxCoder",
     "deepdisc.detector.matcher.Matcher",
 )
+_LEARNED = (
+    "bands", "num_bands", "class_names", "num_classes", "anchor_generator", "box_coder", "stride_in_1x1"
+)  # fmt: skip
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -247,8 +250,8 @@ def export(
             them.
 
     Raises:
-        InputError: an unknown format, or `output` with another suffix than its; an unknown key, or one that the weights
-            do not fit any more, or overrides where the format has none.
+        InputError: an unknown format, or `output` with another suffix than its, or existing; an unknown key, or one
+            that the weights do not fit any more, or overrides where the format has none.
     """
     output = Path(output)
     if to not in FORMATS:
@@ -259,15 +262,21 @@ def export(
         raise InputError(f"--output {output}: the exported model is a {suffix} file; give it that suffix{other}")
     if overrides and to == "detectron2":
         raise InputError(f"{overrides[0]}: detectron2's file holds no settings; change them in its config")
+    refuse_to_overwrite([output])
     model, cfg = load_model(checkpoint)
     if to == "detectron2":
         heads = export_detectron2(model, output, keep_heads)
-        Console(stderr=True, soft_wrap=True).print(
-            detectron2_notes(cfg, heads, keep_heads), highlight=False, markup=False
-        )
+        notes = "\n".join(detectron2_notes(cfg, heads, keep_heads))
+        Console(stderr=True, soft_wrap=True).print(notes, highlight=False, markup=False)
         return output
+    learned = dict(_learned(cfg))
     for text in overrides:
         apply_override(cfg, text)
+        if dict(_learned(cfg)) != learned:
+            raise InputError(
+                f"{text}: {checkpoint} was trained with what stands there, and its weights mean nothing else; leave it "
+                "out, or fine-tune it to the change with train.init_checkpoint=FILE"
+            )
     changed = instantiate(cfg.model)
     try:
         changed.load_state_dict(model.state_dict())
@@ -275,3 +284,17 @@ def export(
         raise InputError(f"{' '.join(overrides)}: {checkpoint} has another architecture; train anew with it") from error
     export_safetensors(changed, cfg, output)
     return output
+
+
+def _learned(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The settings, by key, that give the weights their meaning without changing their shapes."""
+    try:
+        pending = [("", OmegaConf.to_container(cfg, resolve=True))]
+    except OmegaConfBaseException as error:
+        raise InputError(f"the config has a link to nothing: {first_line(error)}") from error
+    while pending:
+        key, node = pending.pop()
+        if key.rpartition(".")[2] in _LEARNED:
+            yield key, node
+        items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+        pending += [(join(key, name), item) for name, item in items]

@@ -247,10 +247,50 @@ def test_wrong_exports_are_named(tmp_path):
         model_zoo.export("ugriz_r18", tmp_path / "a.onnx", to="onnx")
 
 
+def test_an_export_overwrites_nothing(model, cfg, tmp_path):
+    torch.save({"model": model.state_dict(), "config": to_yaml(cfg)}, tmp_path / "a.pth")
+    before = sha256(tmp_path / "a.pth")
+    (tmp_path / "b.safetensors").write_text("precious")
+    for output, to in (("a.pth", "detectron2"), ("b.safetensors", "safetensors")):
+        with pytest.raises(
+            InputError, match=f"{output} exists already and is not overwritten; choose another --output"
+        ):
+            model_zoo.export(tmp_path / "a.pth", tmp_path / output, to=to)
+    assert sha256(tmp_path / "a.pth") == before and (tmp_path / "b.safetensors").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "bands=[z,i,r,g,u]",
+        "class_names=[star,galaxy]",
+        "num_classes=1",
+        "model.roi_heads.num_classes=3",
+        "model.proposal_generator.anchor_generator.sizes=[[1.0,2.0],[3.0,4.0],[5.0,6.0],[7.0,8.0],[9.0,10.0]]",
+        "model.proposal_generator.anchor_generator.aspect_ratios=[0.1,1.0,10.0]",
+        "model.proposal_generator={anchor_generator: {aspect_ratios: [0.1, 1.0, 10.0]}}",
+        "model.roi_heads.box_predictor.box_coder.weights=[1.0,1.0,1.0,1.0]",
+    ],
+)
+def test_an_export_does_not_relabel_what_was_learned(tmp_path, override):
+    with pytest.raises(InputError, match="was trained with what stands there") as caught:
+        model_zoo.export("ugriz_r18", tmp_path / "a.safetensors", [override])
+    assert override in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_an_export_changes_settings_that_are_free(tmp_path):
+    free = ["model.roi_heads.box_predictor.test_score_thresh=0.25", "bands=[u,g,r,i,z]"]
+    exported = model_zoo.export("ugriz_r18", tmp_path / "a.safetensors", free)
+    assert load_model(exported)[1].model.roi_heads.box_predictor.test_score_thresh == 0.25
+
+
 def test_export_from_the_command_line(tmp_path, capsys):
     command = ["export", "ugriz_r18", "--output", str(tmp_path / "a.pth")]
     assert cli.main([*command, "--to", "detectron2"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "a.pth")
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / "a.pth")
+    told = printed.err[printed.err.index("detectron2's config must have") :].splitlines()
+    assert len(told) > 5 and not any(line.startswith(("[", "'")) or line.endswith("',") for line in told)
     assert cli.main([*command, "--keep-heads"]) == 2
     assert "--keep-heads: only --to detectron2 leaves heads away" in capsys.readouterr().err
     assert cli.main(["inspect", str(tmp_path / "a.pth")]) == 0
