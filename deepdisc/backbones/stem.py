@@ -19,6 +19,8 @@ METHODS = ("mean", "repeat", "wavelength")
 # Of the three channels of a photograph: where the sensitivities of the eye and of common cameras have their centres.
 PHOTOGRAPH_UM = {"red": 0.64, "green": 0.55, "blue": 0.46}
 
+LONGEST_UM = 100.0  # longer ones are nanometres or Angstrom
+
 
 class BandAdapter:
     """Makes first convolutions for the model's bands out of those of a file.
@@ -46,16 +48,14 @@ class BandAdapter:
             file_bands: names of the file's bands in its order; None for what the file says itself.
 
         Raises:
-            InputError: another method, or a wavelength that is not positive.
+            InputError: another method, a wavelength that is not one in micrometres, or names that are none.
         """
         if method not in METHODS:
             raise InputError(f"method={method!r} is no way to adapt bands: choose one of {', '.join(METHODS)}")
         self.method = method
-        self.wavelengths_um = PHOTOGRAPH_UM | {str(k): float(v) for k, v in (wavelengths_um or {}).items()}
-        for band, value in self.wavelengths_um.items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"wavelengths_um: {band} is {value}, not a positive number of micrometres")
-        self.file_bands = tuple(file_bands) if file_bands is not None else None
+        self.wavelengths_um = PHOTOGRAPH_UM | _wavelengths_um(wavelengths_um or {})
+        self.has_wavelengths = bool(wavelengths_um)
+        self.file_bands = None if file_bands is None else _names(file_bands)
 
     def __call__(self, kernel: Tensor, file_bands: Sequence[str] | None, bands: Sequence[str] | int) -> Tensor:
         """Adapt a kernel.
@@ -114,6 +114,33 @@ class BandAdapter:
                 "band in micrometres, as in wavelengths_um={g: 0.48, r: 0.62}"
             )
         return torch.tensor([self.wavelengths_um[band] for band in bands], dtype=torch.float64)
+
+
+def _wavelengths_um(given: Mapping[str, float]) -> dict[str, float]:
+    """Check train.init_bands.wavelengths_um."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"train.init_bands.wavelengths_um={given!r}: give a mapping, as in {{g: 0.48, r: 0.62}}")
+    found = {}
+    for band, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise InputError(f"wavelengths_um: {band} is {value!r}, not a positive number of micrometres")
+        if value > LONGEST_UM:
+            raise InputError(
+                f"wavelengths_um: {band} is {value}; wavelengths are in micrometres: 480 nm is 0.48, 4800 Angstrom too"
+            )
+        found[str(band)] = float(value)
+    return found
+
+
+def _names(bands: Sequence[str]) -> tuple[str, ...]:
+    """Check train.init_bands.file_bands."""
+    is_list = isinstance(bands, Sequence) and not isinstance(bands, str)
+    if not is_list or not all(isinstance(band, str) for band in bands) or len(set(bands)) < len(bands):
+        shown = list(bands) if is_list else bands
+        raise InputError(
+            f"train.init_bands.file_bands={shown!r}: give a list of names, each another, as in [blue,green,red]"
+        )
+    return tuple(bands)
 
 
 def _interpolation(given: Tensor, wanted: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ Legend: R objects, C bands, A apertures, S window side in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +40,22 @@ class AperturePhotometry(nn.Module):
         offsets = torch.arange(window, dtype=torch.float32) - (window - 1) / 2
         self.register_buffer("offsets", offsets, persistent=False)
         self.num_outputs = len(self.sigmas_pix) * (2 * num_bands + max(num_bands - 1, 0)) + num_bands
+
+    def band_mixing(self, order: Sequence[int]) -> Tensor:
+        """How the outputs of bands in another order follow from these: exact, for a colour is a sum of colours.
+
+        Args:
+            order: for each of these C bands, its place in the other order; a permutation.
+
+        Returns:
+            (num_outputs, num_outputs) matrix T of -1, 0 and 1: outputs in the other order = T @ outputs in this one.
+        """
+        place = sorted(range(self.num_bands), key=lambda band: order[band])
+        values = torch.eye(self.num_bands)[place]
+        colors = torch.zeros((max(self.num_bands - 1, 0),) * 2)
+        for row, (start, end) in zip(colors, pairwise(place), strict=True):
+            row[min(start, end) : max(start, end)] = 1.0 if start < end else -1.0
+        return torch.block_diag(*[values, colors, values] * len(self.sigmas_pix), values)
 
     @torch.no_grad()
     def forward(self, pixels: dict[str, Tensor], instances: list[Instances], box_field: str) -> Tensor:

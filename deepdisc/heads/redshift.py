@@ -82,6 +82,13 @@ class RedshiftHead(Head):
             last.bias[k : 2 * k] = torch.linspace(0.1, 1.5, k)
             last.bias[2 * k :] = -1.2
 
+    def band_weights(self, order: Sequence[int]) -> dict[str, Tensor]:
+        """What loading needs for bands in another order: see `deepdisc.training.loading.ReadsBands`."""
+        if self.photometry is None:
+            return {}
+        ebv = torch.ones(1, 1)
+        return {"colors.0.weight": torch.block_diag(self.photometry.band_mixing(order), ebv)}
+
     def forward(self, features: dict[str, Tensor], instances: list[Instances], box_field: str) -> Mixture:
         """PDFs of all objects of a batch, image after image.
 

@@ -20,6 +20,7 @@ from deepdisc.errors import InputError
 RGB = ("red", "green", "blue")
 BGR = ("blue", "green", "red")
 BOTTOM_UP = "backbone.bottom_up."
+CAFFE2 = "Caffe2 (Detectron)"
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 
 
@@ -118,9 +119,12 @@ def _from_detectron2(tensors: Mapping[str, Tensor], author: str | None) -> tuple
         order = BGR
     if order and std:  # MSRA's weights were made for images with another mean only, torchvision's also divide
         strides = all(value == 1 for value in std)
+    program = "detectron2"
     if author == "torchvision":
-        order, strides, sure = RGB, False, True
-    translation = _Translation(Origin("detectron2", strides, sure, order))
+        program, order, strides, sure = "torchvision (converted for detectron2)", RGB, False, True
+    if author == "Caffe2":
+        program, order, strides = "Caffe2 (converted for detectron2)", order or BGR, True
+    translation = _Translation(Origin(program, strides, sure, order))
     for name, value in tensors.items():
         translation.add(name, None if _NOT_OURS.search(name) else name, value)
     return translation.result()
@@ -158,7 +162,7 @@ def _from_caffe2(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Orig
     notes = ()
     if "conv1_b" in tensors and tensors["conv1_b"].any():
         notes = ("conv1_b, a bias before the first norm, is not zero; left out, as Detectron and detectron2 do",)
-    translation = _Translation(Origin("Caffe2 (Detectron)", True, bands=BGR, affine_norms=is_affine, notes=notes))
+    translation = _Translation(Origin(CAFFE2, True, bands=BGR, affine_norms=is_affine, notes=notes))
     for old, value in tensors.items():
         new = None if _CAFFE2_LEFT_OUT.search(old) else _caffe2_name(old)
         translation.add(old, new, value if new is None else _background_last(new, value))
@@ -218,25 +222,53 @@ def _from_resnet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Orig
 
 def _from_torchvision_detector(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Origin]:
     """The ResNet-FPN of torchvision's detectors, whose maps are the same as ours; its heads are not."""
-    notes = (
+    tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+    levels = _levels(tensors)
+    notes = [
         "of torchvision's detector only the ResNet-FPN is taken: its heads were trained with rounded anchors and with "
         "regions pooled half a pixel beside detectron2's, and would not give the same detections here",
         "torchvision's released maskrcnn_resnet50_fpn divides by the deviation without the 1e-5 that is added here, "
         "which changes its maps slightly",
-    )
-    origin = Origin("torchvision (detector)", stride_in_1x1=False, bands=RGB, notes=notes)
+    ]
+    if levels and min(levels.values()) > 2:
+        notes.append(f"its FPN begins at level {min(levels.values())} (RetinaNet, FCOS): the finer ones start fresh")
+    origin = Origin("torchvision (detector)", stride_in_1x1=False, bands=RGB, notes=tuple(notes))
     translation = _Translation(origin)
-    for old, value in tensors.items():
-        name = old.removeprefix("backbone.")
-        fpn = re.fullmatch(r"fpn\.(inner|layer)_blocks\.(\d)(?:\.0)?\.(weight|bias)", name)
+    for name, value in tensors.items():
+        # .0 is the convolution and .1 its norm; before torchvision 0.13 there was the convolution alone
+        fpn = re.fullmatch(r"fpn\.(inner|layer)_blocks\.(\d+)(\.0|\.1)?\.(\w+)", name)
         if fpn:
             kind = "lateral" if fpn[1] == "inner" else "output"
-            translation.add(old, f"backbone.fpn_{kind}{int(fpn[2]) + 2}.{fpn[3]}", value)
+            norm = ".norm" if fpn[3] == ".1" else ""
+            translation.add(name, f"backbone.fpn_{kind}{levels[int(fpn[2])]}{norm}.{fpn[4]}", value)
         elif name.startswith("body."):
-            translation.add(old, _resnet_name(name.removeprefix("body.")), value)
+            translation.add(name, _resnet_name(name.removeprefix("body.")), value)
         else:
-            translation.add(old, None, value)
+            translation.add(name, None, value)
     return translation.result()
+
+
+def _levels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
+    """Level (logarithm of the stride) of each lateral convolution of torchvision's FPN, by the width it reads.
+
+    Raises:
+        InputError: a convolution that reads no stage of the ResNet.
+    """
+    widths: dict[int, int] = {}
+    for name, value in tensors.items():
+        if found := re.fullmatch(r"body\.layer(\d)\.\d+\.conv\d\.weight", name):
+            widths[int(found[1])] = len(value)  # the last convolution of the last block wins
+    levels = {}
+    for name, value in tensors.items():
+        if found := re.fullmatch(r"fpn\.inner_blocks\.(\d+)(?:\.0)?\.weight", name):
+            stage = next((stage for stage, width in widths.items() if width == value.shape[1]), None)
+            if stage is None:
+                raise InputError(
+                    f"backbone.{name} reads {value.shape[1]} channels, as no stage of its ResNet has; take the weights "
+                    "of the ResNet alone"
+                )
+            levels[int(found[1])] = stage + 1
+    return levels
 
 
 # -------------------------------------------------------------------------------------------------------------- MViTv2

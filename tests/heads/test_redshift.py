@@ -159,3 +159,26 @@ def test_photometry_ignores_masked_pixels_and_survives_a_band_without_any():
     assert torch.isfinite(masked).all()
     assert masked[0, 0].item() == pytest.approx(clean[0, 0].item(), abs=0.01)
     assert masked[0, -1] == 0
+
+
+def test_bands_in_another_order_give_the_same_redshifts_after_their_weights_are_mixed():
+    """The colours of neighbouring bands are other colours then, yet sums of those there were."""
+    bands, order = 4, [2, 0, 3, 1]
+    head, maps = make_head(AperturePhotometry(bands)), features(bands=bands)
+    maps["variance"] += torch.rand(maps["variance"].shape, generator=torch.Generator().manual_seed(2))
+    batch = [objects(3, [True] * 3), objects(2, [True] * 2)]
+    before = head.forward(maps, batch, "proposal_boxes")
+    moved = maps | {name: maps[name][:, order] for name in ("flux", "variance", "valid")}
+    wrong = head.forward(moved, batch, "proposal_boxes")
+    assert (wrong.mean() - before.mean()).abs().max() > 1e-4
+    ((name, mixing),) = head.band_weights(order).items()
+    head.load_state_dict({name: head.state_dict()[name] @ mixing}, strict=False)
+    after = head.forward(moved, batch, "proposal_boxes")
+    torch.testing.assert_close(after.mean(), before.mean())
+    torch.testing.assert_close(after.logits, before.logits)
+    assert torch.equal(head.band_weights(range(bands))[name], torch.eye(len(mixing)))
+
+
+def test_a_head_without_photometry_has_no_inputs_for_single_bands():
+    assert make_head().band_weights([1, 0]) == {}
+    assert AperturePhotometry(1).band_mixing([0]).equal(torch.eye(7))

@@ -209,7 +209,7 @@ def test_a_model_is_adapted_to_other_bands_by_name(model, cfg, tmp_path):
     wanted = cfg.copy()
     wanted.bands, wanted.model.bands = ["r", "z", "g"], 3
     found, report = adapt_model(tmp_path / "a.safetensors", wanted)
-    assert report.adapted == ["first.weight (2 -> 3 bands by mean: g,r -> r,z,g)"] and not found.training
+    assert report.adapted == ["first.weight (2 -> 3 bands: r,g by name; z by mean)"] and not found.training
     old, new = model.first.weight, found.first.weight
     torch.testing.assert_close(new[:, 2] - new[:, 0], old[:, 0] - old[:, 1])
     torch.testing.assert_close(new.sum(1), old.sum(1))

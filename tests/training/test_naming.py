@@ -105,7 +105,9 @@ def test_frozen_norms_of_caffe2_go_into_frozen_norms_only(original, tmp_path):
         tensors = {name: value for name, value in given.items() if "running" not in name}
         before = copied(model)
         for strict in (True, False):
-            with pytest.raises(InputError, match='stem.conv1.norm is a frozen batch norm.*norm="FrozenBN"'):
+            with pytest.raises(
+                InputError, match='stem.conv1.norm has no statistics: it is a frozen batch norm.*norm="FrozenBN"'
+            ):
                 load_weights(model, replace(weights, tensors=tensors), strict=strict)
         assert equal(model.state_dict(), before)
 
@@ -123,18 +125,21 @@ def test_group_norms_of_caffe2_are_not_taken_for_frozen_ones(original, tmp_path)
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize(("name", "kind"), [("a.pth", "detectron2"), ("a.pkl", "pkl")])
 @pytest.mark.parametrize(
-    ("theirs", "ours", "message"),
+    ("theirs", "ours", "name", "message"),
     [
-        ("GN", "FrozenBN", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
-        ("GN", "BN", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
-        ("FrozenBN", "GN", 'has batch norms: .*stem.conv1.norm has statistics.*set .*norm="FrozenBN" or "BN"'),
-        ("BN", "GN", 'has batch norms: .*stem.conv1.norm has statistics.*set .*norm="FrozenBN" or "BN"'),
+        ("GN", "FrozenBN", "a.pth", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
+        ("GN", "BN", "a.pth", 'has group norms: .*stem.conv1.norm has no statistics.*set .*norm="GN"'),
+        ("GN", "BN", "a.pkl", 'stem.conv1.norm has no statistics.*"FrozenBN" .*group norms "GN"'),
+        ("FrozenBN", "GN", "a.pth", 'has batch norms: .*stem.conv1.norm has statistics.*="FrozenBN" or "BN"'),
+        ("FrozenBN", "GN", "a.pkl", 'has batch norms: .*stem.conv1.norm has statistics.*="FrozenBN" or "BN"'),
+        ("BN", "GN", "a.pth", 'has batch norms: .*stem.conv1.norm has statistics.*set .*norm="FrozenBN" or "BN"'),
     ],
 )
-def test_group_norms_and_batch_norms_are_told_apart(tmp_path, theirs, ours, message, name, kind, strict):
-    path = write(ResNet(18, stem_out_channels=32, norm=theirs), tmp_path / name, kind)
+def test_group_norms_and_batch_norms_are_told_apart(tmp_path, theirs, ours, message, name, strict):
+    path = write(
+        ResNet(18, stem_out_channels=32, norm=theirs), tmp_path / name, "pkl" if name.endswith("pkl") else "detectron2"
+    )
     model = ResNet(18, stem_out_channels=32, norm=ours)
     before = copied(model)
     with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -42,6 +43,56 @@ def test_averaged_weights_are_preferred(model, tmp_path):
     save_state({"model": model.state_dict(), "ema": {**averaged, "n_averaged": torch.tensor(3)}}, tmp_path / "a.pth")
     found = read_weights(tmp_path / "a.pth").tensors
     assert torch.equal(found["first.weight"], model.first.weight + 1) and "n_averaged" not in found
+
+
+@pytest.mark.parametrize("form", ["only settings", "nested", "empty"])
+def test_an_average_of_another_program_is_found_or_passed_over(tmp_path, form):
+    averages = {
+        "only settings": {"decay": 0.99, "updates": 3},
+        "nested": {"decay": 0.99, "state_dict": {"module.w": torch.full((2,), 7.0)}},
+        "empty": {},
+    }
+    torch.save({"model": {"w": torch.ones(2)}, "ema": averages[form]}, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").tensors["w"].tolist() == ([7, 7] if form == "nested" else [1, 1])
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(torch.tensor(4), 4), (np.int64(5), 5), ("x", None), (None, None)])
+def test_the_iteration_is_a_plain_number(tmp_path, given, wanted):
+    torch.save({"model": {"w": torch.ones(2)}, "iteration": given}, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").about["iteration"] == wanted
+
+
+NO_WEIGHTS = {
+    "complex": ({"w": torch.ones(2, dtype=torch.complex64)}, "w is of type complex64, weights are float32"),
+    "int8": ({"w": torch.ones(2, dtype=torch.int8)}, "w is of type int8"),
+    "uint16": ({"w": torch.ones(2, dtype=torch.uint16)}, "w is of type uint16"),
+    "bool": ({"w": torch.ones(2, dtype=torch.bool)}, "w is of type bool"),
+    "bool scalar": ({"w": torch.tensor(True)}, "w is of type bool"),
+    "float8": ({"w": torch.ones(2).to(torch.float8_e4m3fn)}, "w is of type float8_e4m3fn"),
+    "beyond float32": ({"w": torch.tensor([1.0, -1e39], dtype=torch.float64)}, "w is of type float64 and holds values"),
+    "variance": ({"n.running_var": torch.tensor([1.0, -0.5])}, r"n.running_var, a variance, is negative \(-0.5\)"),
+    "Caffe2 variance": ({"res_conv1_bn_riv": -torch.ones(2)}, "res_conv1_bn_riv, a variance, is negative"),
+    "module.": ({"module.w": torch.ones(2), "w": torch.zeros(2), "b": torch.ones(1)}, "w is there twice"),
+    "two wrappers": ({"module.a.w": torch.ones(2), "model.a.w": torch.zeros(2)}, "a.w is there twice"),
+    "expanded": ({"w": torch.ones(1).expand(10**14)}, "w is no plain dense tensor"),
+}
+
+
+@pytest.mark.parametrize("kind", list(NO_WEIGHTS))
+def test_tensors_that_are_no_weights_are_named(tmp_path, kind):
+    tensors, message = NO_WEIGHTS[kind]
+    torch.save({"model": tensors}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=f"a.pth: .*{message}"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_numbers_that_float32_stands_for_are_weights(tmp_path):
+    kinds = (torch.float64, torch.float16, torch.bfloat16)
+    tensors = {str(kind): torch.ones(2, dtype=kind) for kind in kinds}
+    tensors |= {"n.running_var": torch.tensor([0.0, float("nan")]), "inf": torch.tensor(float("inf")).double()}
+    tensors |= {"n.num_batches_tracked": torch.tensor(3), "num_batches_tracked": torch.ones(1, dtype=torch.int64)}
+    torch.save(tensors, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").tensors.keys() == tensors.keys()
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors"])
@@ -91,7 +142,7 @@ def test_the_first_convolution_is_adapted_to_other_bands(model):
     five = TinyDetector(bands=5)
     weights = Weights(model.state_dict(), Path("rgb.pth"))
     report = load_weights(five, weights, strict=False, adapter=BandAdapter())
-    assert report.adapted == ["first.weight (2 -> 5 bands by mean: unnamed -> unnamed)"]
+    assert report.adapted == ["first.weight (2 -> 5 bands by mean)"]
     grey = torch.rand(1, 1, 9, 9)
     answers = (m.first(grey.expand(-1, bands, -1, -1)) for m, bands in ((model, 2), (five, 5)))
     torch.testing.assert_close(*answers)
@@ -248,7 +299,7 @@ def test_bands_are_found_by_name_even_if_their_number_is_the_same(trained):
     model = detector()
     report = load_weights(model, weights, strict=False, bands=["i", "r", "g"], adapter=BandAdapter())
     name = "backbone.bottom_up.stem.conv1.weight"
-    assert report.adapted == [f"{name} (3 -> 3 bands by mean: g,r,i -> i,r,g)"]
+    assert report.adapted == [f"{name} (3 -> 3 bands: i,r,g by name)"]
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, trained.tensors[name].flip(1))
 
 
@@ -269,7 +320,8 @@ def test_three_bands_take_the_colours_of_a_photograph_in_their_order(trained):
 
 def test_every_load_prints_what_became_of_each_tensor(trained, capsys):
     load_weights(detector(), trained, strict=True)
-    assert "matched" in capsys.readouterr().err
+    count = len(trained.tensors)
+    assert capsys.readouterr().err.splitlines()[0] == f"{count} tensors match: trained.pth"
     extra = {f"roi_heads.extra.{i}": torch.ones(1) for i in range(12)}
     tensors = {name: value for name, value in trained.tensors.items() if "mask_head" not in name} | extra
     weights = Weights(
@@ -278,7 +330,7 @@ def test_every_load_prints_what_became_of_each_tensor(trained, capsys):
     load_weights(detector("num_bands=5"), weights, strict=False, adapter=BandAdapter())
     printed = capsys.readouterr().err
     for text in ("a.pth", "adapted", "3 -> 5 bands", "not in the file: fresh", "mask_head.mask_fcn1.weight",
-                 "not in the model: ignored", "... and 4 more", "no counterpart: left out",
+                 "not in the model: ignored", "... and 4 more", "not needed: left out",
                  "_[mask]_fcn1_w"):  # fmt: skip
         assert text in printed, text
 
