@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +29,11 @@ from deepdisc.training.checkpoint import save_state
 from deepdisc.training.naming import Origin, pixel_statistics, translate
 from deepdisc.training.pickles import load_pickle, load_torch
 
+# Those that become float32 with all their meaning.
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_COUNTER = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|iteration|epoch|step)$")
+_VARIANCE = re.compile(r"(\.running_var|_bn_riv)$")
 SUFFIXES = (".pth", ".pt", ".pkl", ".pyth", ".safetensors")
 # Heads of our own; detectron2 has no name for them.
 _OUR_HEADS = "roi_heads.heads."
@@ -85,7 +92,8 @@ def read_weights(path: str | Path) -> Weights:
     taken.
 
     Raises:
-        InputError: missing, unreadable, without weights, or a network that is none of ours.
+        InputError: missing, unreadable, without weights, or a network that is none of ours; a tensor that holds no
+            weights (see `_check_tensor`), or two of one name.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,31 +106,72 @@ def read_weights(path: str | Path) -> Weights:
         if not isinstance(contents, dict):
             raise InputError(f"{path}: holds a {type(contents).__name__}, not weights")
         config = contents.get("config") if isinstance(contents.get("config"), str) else None
-        about = {"iteration": contents.get("iteration")}
+        about = {"iteration": _count(contents.get("iteration"))}
         author = contents.get("__author__")
         state = _state_dict(contents)
     tensors = {str(name): _tensor(value) for name, value in state.items() if isinstance(value, Tensor | np.ndarray)}
     if not tensors:
         raise InputError(f"{path}: holds no weights; expected a state dict, or one under 'model'")
     for name, value in tensors.items():
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise InputError(f"{path}: {name} is no plain dense tensor; save the weights as such")
+        _check_tensor(path, name, value)
     try:
         translated, origin = translate(tensors, author)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if len(translated) + len(origin.left_out) < len(tensors):
+        kept = {id(value) for value in translated.values()}
+        lost = [name for name, x in tensors.items() if id(x) not in kept and not name.endswith(origin.left_out)]
+        name = next(iter(lost), "a tensor")
+        raise InputError(f"{path}: {name} is there twice, under another prefix, too; save one of them")
     return Weights(translated, path, config, about | pixel_statistics(tensors), origin)
+
+
+def _check_tensor(path: Path, name: str, value: Tensor) -> None:
+    """Refuse a tensor that is no weights.
+
+    Raises:
+        InputError: not dense; of another kind of number than those that float32 can stand for, counters excepted; too
+            large for float32; a variance below zero. That it is finite is checked where it is needed.
+    """
+    what = f"{path}: {name}"
+    is_plain = value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+    # an expanded tensor, a few bytes of the file that would fill the memory
+    if not is_plain or value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), 2**20):
+        raise InputError(f"{what} is no plain dense tensor; save the weights as such")
+    if value.dtype in _INTEGERS and (_COUNTER.search(name) or value.ndim == 0):
+        return
+    kind = str(value.dtype).removeprefix("torch.")
+    if value.dtype not in _FLOATS:
+        raise InputError(f"{what} is of type {kind}, weights are float32, float64, float16 or bfloat16; convert it")
+    if value.dtype == torch.float64 and bool((value.float().isinf() & value.isfinite()).any()):
+        raise InputError(
+            f"{what} is of type {kind} and holds values beyond float32 (3.4e38), in which a model computes"
+        )
+    if _VARIANCE.search(name) and bool((value < 0).any()):
+        raise InputError(f"{what}, a variance, is negative ({float(value.min()):g}); the file is damaged")
+
+
+def _count(value: Any) -> int | None:
+    """An iteration as a plain number, None for anything else."""
+    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
+        value = value.item()
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _state_dict(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """The weights among the parts of a checkpoint: the average if there is one."""
     averaged = contents.get("ema")
-    if isinstance(averaged, Mapping):
-        return {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+    nested = averaged.get("state_dict", averaged) if isinstance(averaged, Mapping) else None
+    if _holds_tensors(nested):
+        return {name: value for name, value in nested.items() if name != "n_averaged"}
     for part in ("model", "state_dict", "model_state", "blobs"):
         if isinstance(contents.get(part), Mapping):
             return contents[part]
     return contents
+
+
+def _holds_tensors(node: Any) -> bool:
+    return isinstance(node, Mapping) and any(isinstance(value, Tensor | np.ndarray) for value in node.values())
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:
