@@ -222,29 +222,32 @@ def _from_resnet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Orig
 
 def _from_torchvision_detector(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Origin]:
     """The ResNet-FPN of torchvision's detectors, whose maps are the same as ours; its heads are not."""
-    tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
     levels = _levels(tensors)
     notes = [
         "of torchvision's detector only the ResNet-FPN is taken: its heads were trained with rounded anchors and with "
-        "regions pooled half a pixel beside detectron2's, and would not give the same detections here",
-        "torchvision's released maskrcnn_resnet50_fpn divides by the deviation without the 1e-5 that is added here, "
-        "which changes its maps slightly",
+        "regions pooled half a pixel beside detectron2's, and would not give the same detections here"
     ]
+    if not any(name.endswith("num_batches_tracked") for name in tensors):
+        notes.append(
+            "torchvision's released detectors with frozen norms (maskrcnn_resnet50_fpn) divide by the deviation "
+            "without the 1e-5 that is added here, which changes their maps slightly"
+        )
     if levels and min(levels.values()) > 2:
         notes.append(f"its FPN begins at level {min(levels.values())} (RetinaNet, FCOS): the finer ones start fresh")
     origin = Origin("torchvision (detector)", stride_in_1x1=False, bands=RGB, notes=tuple(notes))
     translation = _Translation(origin)
-    for name, value in tensors.items():
+    for old, value in tensors.items():
+        name = old.removeprefix("backbone.")
         # .0 is the convolution and .1 its norm; before torchvision 0.13 there was the convolution alone
         fpn = re.fullmatch(r"fpn\.(inner|layer)_blocks\.(\d+)(\.0|\.1)?\.(\w+)", name)
         if fpn:
             kind = "lateral" if fpn[1] == "inner" else "output"
             norm = ".norm" if fpn[3] == ".1" else ""
-            translation.add(name, f"backbone.fpn_{kind}{levels[int(fpn[2])]}{norm}.{fpn[4]}", value)
+            translation.add(old, f"backbone.fpn_{kind}{levels[int(fpn[2])]}{norm}.{fpn[4]}", value)
         elif name.startswith("body."):
-            translation.add(name, _resnet_name(name.removeprefix("body.")), value)
+            translation.add(old, _resnet_name(name.removeprefix("body.")), value)
         else:
-            translation.add(name, None, value)
+            translation.add(old, None, value)
     return translation.result()
 
 
@@ -256,15 +259,15 @@ def _levels(tensors: Mapping[str, Tensor]) -> dict[int, int]:
     """
     widths: dict[int, int] = {}
     for name, value in tensors.items():
-        if found := re.fullmatch(r"body\.layer(\d)\.\d+\.conv\d\.weight", name):
+        if found := re.fullmatch(r"(?:backbone\.)?body\.layer(\d)\.\d+\.conv\d\.weight", name):
             widths[int(found[1])] = len(value)  # the last convolution of the last block wins
     levels = {}
     for name, value in tensors.items():
-        if found := re.fullmatch(r"fpn\.inner_blocks\.(\d+)(?:\.0)?\.weight", name):
+        if found := re.fullmatch(r"(?:backbone\.)?fpn\.inner_blocks\.(\d+)(?:\.0)?\.weight", name):
             stage = next((stage for stage, width in widths.items() if width == value.shape[1]), None)
             if stage is None:
                 raise InputError(
-                    f"backbone.{name} reads {value.shape[1]} channels, as no stage of its ResNet has; take the weights "
+                    f"{name} reads {value.shape[1]} channels, as no stage of its ResNet has; take the weights "
                     "of the ResNet alone"
                 )
             levels[int(found[1])] = stage + 1

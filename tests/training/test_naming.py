@@ -8,8 +8,10 @@ import timm
 import torch
 import torchvision
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+from torch import nn
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor, resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from weight_files import equal, narrow_detector, write, write_caffe2, write_converted_torchvision
 
 from deepdisc.backbones.fpn import FPN
@@ -17,6 +19,7 @@ from deepdisc.backbones.mvit import MViT
 from deepdisc.backbones.resnet import ResNet
 from deepdisc.errors import InputError
 from deepdisc.training.loading import load_weights
+from deepdisc.training.naming import translate
 from deepdisc.training.weights import read_weights
 
 
@@ -257,6 +260,60 @@ def test_of_torchvisions_detector_the_feature_pyramid_is_taken(tmp_path):
     wrapped["roi_heads"] = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match=r"missing \(roi_heads.weight.*only the ResNet-FPN is taken"):
         load_weights(wrapped, read_weights(path), strict=True)
+
+
+def torchvision_fpn(stages, norm=None):
+    """The ResNet-FPN of a detector with BatchNorm2d, on the stages that it reads."""
+    resnet = torchvision.models.resnet18(weights=None)
+    extra = LastLevelP6P7(256, 256) if stages[0] == 2 else None
+    return randomised(_resnet_fpn_extractor(resnet, 5, stages, extra, norm_layer=norm))
+
+
+def assert_maps_alike(ours, theirs, levels):
+    ours.double().eval(), theirs.double()  # rounding must not hide a misplaced tensor, nor look like one
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = ours(image), list(theirs(image).values())
+    for level, value in zip(levels, expected, strict=False):
+        torch.testing.assert_close(found[level], value)
+
+
+def test_the_pyramid_of_retinanet_and_fcos_begins_at_level_3(tmp_path):
+    theirs = torchvision_fpn([2, 3, 4])
+    path = saved(tmp_path, {f"backbone.{name}": value for name, value in theirs.state_dict().items()})
+    ours = FPN(ResNet(18, stride_in_1x1=False))
+    report = load_weights(nn.ModuleDict({"backbone": ours}), read_weights(path), strict=False)
+    finest = [f"backbone.fpn_{kind}2.{part}" for kind in ("lateral", "output") for part in ("weight", "bias")]
+    assert report.missing == finest and not report.unexpected and not report.mismatched
+    assert "backbone.fpn.extra_blocks.p6.weight" in report.left_out
+    assert any("its FPN begins at level 3 (RetinaNet, FCOS)" in note for note in report.notes)
+    assert_maps_alike(ours, theirs, ["p3", "p4", "p5"])
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_the_pyramid_of_torchvisions_second_version_has_norms(tmp_path, norm):
+    theirs = torchvision_fpn([1, 2, 3, 4], nn.BatchNorm2d)
+    path = saved(tmp_path, {f"backbone.{name}": value for name, value in theirs.state_dict().items()})
+    ours = FPN(ResNet(18, stride_in_1x1=False, norm="BN"), norm=norm)
+    report = load_weights(nn.ModuleDict({"backbone": ours}), read_weights(path), strict=True)
+    assert not any("1e-5" in note for note in report.notes)
+    assert_maps_alike(ours, theirs, ["p2", "p3", "p4", "p5"])
+    plain = nn.ModuleDict({"backbone": FPN(ResNet(18, stride_in_1x1=False))})
+    with pytest.raises(InputError, match='fpn_lateral2 has a norm in the file .* set model.backbone.norm="BN"'):
+        load_weights(plain, read_weights(path), strict=False)
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_the_names_of_torchvisions_detectors(name):
+    """Only names and shapes: the weights are never made."""
+    with torch.device("meta"):
+        state = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).state_dict()
+        ours = FPN(ResNet(50), norm="BN" if name.endswith("v2") else None).state_dict()
+    found, origin = translate(state)
+    shapes = {f"backbone.{key}": value.shape for key, value in ours.items()}
+    assert all(shapes.get(key) == value.shape for key, value in found.items() if "num_batches" not in key)
+    assert {key for key in shapes if key.startswith(("backbone.fpn_lateral3", "backbone.fpn_output5"))} <= found.keys()
+    assert origin.left_out
 
 
 def test_a_resnet_d_is_refused(tmp_path):
