@@ -28,7 +28,15 @@ from rich.progress import track
 
 from deepdisc import catalog
 from deepdisc.data import outlines
-from deepdisc.data.annotations import AnnotatedImage, Annotation, Annotations, read_annotations
+from deepdisc.data.annotations import (
+    AnnotatedImage,
+    Annotation,
+    Annotations,
+    BoxCheck,
+    is_number,
+    read_annotations,
+    short,
+)
 from deepdisc.data.dataset import TileDataset, read_description
 from deepdisc.data.fits_plane import FitsFile
 from deepdisc.data.mosaic import Mosaic, describe_source
@@ -173,7 +181,7 @@ def prepare_annotations(
     Args:
         source: COCO JSON or a list of detectron2's dataset dicts (see `annotations`), as a file or its contents; or a
             folder with one file per split, train.json, val.json, test.json, as `export` writes.
-        output: folder to create; must not exist.
+        output: folder to create; must not exist. Its name is the data set's where `info` has no `description`.
         images: folder that `file_name` is relative to, also tried with the last part of it alone; default: the
             annotations' folder.
         bands: names of the images' planes, or which and in which order where the annotations or the images name them.
@@ -197,12 +205,16 @@ def prepare_annotations(
     try:
         temporary.mkdir(parents=True)
         writer = _FieldWriter(temporary, bands, pixel_scale, zero_points)
+        named_by, names, name = "--classes", class_names, None
         for split, part in parts.items():
-            annotations = read_annotations(part, class_names)
-            class_names = class_names or annotations.class_names
+            annotations = read_annotations(part, names, named_by)
+            if names is None:
+                named_by, names = f"{part} has the categories", annotations.class_names
+            name = name or annotations.about.get("description")
             folder = Path(images or (Path(part).parent if isinstance(part, str | Path) else "."))
             writer.write_all(annotations, folder, split)
-        writer.finish(list(class_names), [str(part) for part in parts.values() if isinstance(part, Path)], output.name)
+        name = name if isinstance(name, str) and name.strip() else output.name
+        writer.finish(list(names), [str(part) for part in parts.values() if isinstance(part, Path)], name)
         return prepare(temporary / "recipe.yaml", output, tile_size=tile_size, fractions=fractions, seed=seed)
     except OSError as error:
         raise write_failure(output, error) from error
@@ -238,10 +250,13 @@ class _FieldWriter:
         self.unknown: set[str] = set()
         self.seen: set[Path] = set()
         self.overlapping = self.invisible = 0
+        self.boxes = BoxCheck()
 
     def write_all(self, annotations: Annotations, images: Path, split: str | None) -> None:
         """Write the fields of one annotation file."""
-        for image in track(annotations.images, description="images", console=Console(stderr=True)):
+        for image in track(
+            annotations.images, description=f"{split or ''} images".strip(), console=Console(stderr=True)
+        ):
             folder = self.folder / f"{len(self.fields):05d}"
             folder.mkdir()
             path = _find(image, images)
@@ -266,7 +281,12 @@ class _FieldWriter:
             )
 
     def finish(self, class_names: list[str], sources: list[str], name: str) -> None:
-        """Write the recipe, and say what was lost."""
+        """Write the recipe, and say what was lost.
+
+        Raises:
+            InputError: most boxes are not those of their outlines.
+        """
+        self.boxes.report()
         if self.overlapping:
             logger.warning("%d objects lose pixels to smaller ones that overlap them", self.overlapping)
         if self.invisible:
@@ -302,9 +322,10 @@ class _FieldWriter:
             raise InputError(f"{image.label}: {error}") from error
 
     def _require_for_array(self, path: Path, planes: Sequence[str] | None, scale: float | None) -> None:
-        for option, value in (("--bands", planes), ("--pixel-scale", scale), ("--zero-point", self.zero_points)):
-            if value is None:
-                raise InputError(f"{path}: an array does not say its bands, pixel scale or unit; give {option}")
+        options = {"--bands": planes, "--pixel-scale": scale, "--zero-point": self.zero_points}
+        missing = [option for option, value in options.items() if value is None]
+        if missing:
+            raise InputError(f"{path}: an array does not say its bands, pixel scale or unit; give {', '.join(missing)}")
 
     def _draw(self, image: AnnotatedImage, shape: tuple[int, int]) -> tuple[pd.DataFrame, np.ndarray]:
         """The image's truth table, and its map of object ids."""
@@ -318,7 +339,10 @@ class _FieldWriter:
         visible = np.bincount(compact.ravel(), minlength=len(areas) + 1)[1:]
         self.overlapping += int((visible < areas).sum())
         self.invisible += int((visible == 0).sum())
-        boxes = [_box(item, own, shape) for item, own in zip(image.objects, masks.boxes().tolist(), strict=True)]
+        tight = masks.boxes().tolist()
+        boxes = [_box(item, own, shape) for item, own in zip(image.objects, tight, strict=True)]
+        for item, own in zip(image.objects, tight, strict=True):
+            self.boxes.add(item, own)
         ids = _ids(image.objects)
         return self._table(image.objects, ids, boxes), np.array([0, *ids], np.int32)[compact]
 
@@ -331,7 +355,7 @@ class _FieldWriter:
             if column is None or column.dtype == "str" or column.per_component:
                 self.unknown.add(name)
                 continue
-            values = np.array([_number(item, name) for item in objects])
+            values = np.array([_number(item, name, np.dtype(column.dtype)) for item in objects])
             if np.dtype(column.dtype).kind == "f" or np.isfinite(values).all():  # integers cannot be missing
                 table[name] = values.astype(column.dtype)
         return table
@@ -352,7 +376,7 @@ def _names(value: Any, label: str) -> list[str] | None:
 
 
 def _positive_or_none(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+    return float(value) if is_number(value) and value > 0 else None
 
 
 def _is_tile(path: Path) -> bool:
@@ -376,15 +400,17 @@ def _read_array(path: Path, bands: int, shape: tuple[int, int] | None) -> np.nda
     """A .npy array as (band, y, x) float32; the stated shape decides where it could be either order."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a .npy array: {first_line(error)}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or first_line(error)}; check the file") from error
+    except (ValueError, EOFError) as error:  # numpy would advise allow_pickle, which executes what the file says
+        raise InputError(f"{path}: it is damaged, or not a .npy array of numbers; write it with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu" or 0 in array.shape:
         raise InputError(f"{path}: it holds no image; it must be an array of numbers (band, y, x) or (y, x, band)")
     orders = [order for order in (array, np.moveaxis(array, 2, 0)) if len(order) == bands]
     if not orders:
         raise InputError(f"{path}: of shape {array.shape}, but {bands} bands are named; (band, y, x) or (y, x, band)")
     fitting = [order for order in orders if shape in (None, order.shape[1:])]
-    return np.ascontiguousarray((fitting or orders)[0], dtype=np.float32)
+    return np.array((fitting or orders)[0], dtype=np.float32, order="C")  # a copy: fitsio swaps bytes and NaNs in place
 
 
 def _ids(objects: Sequence[Annotation]) -> list[int]:
@@ -409,10 +435,14 @@ def _box(item: Annotation, own: Sequence[float], shape: tuple[int, int]) -> Sequ
     return box
 
 
-def _number(item: Annotation, name: str) -> float:
+def _number(item: Annotation, name: str, dtype: np.dtype) -> float:
+    """The value of a column of this type, NaN where it is unknown."""
     value = item.values.get(name)
     if value is None:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{item.label}: {name} is {value!r:.40}; it must be a number, or null where unknown")
+        raise InputError(f"{item.label}: {name} is {short(value)}; it must be a number, or null where unknown")
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    if value == value and not int(limits.min) <= value <= int(limits.max):  # integers of JSON have no limit
+        raise InputError(f"{item.label}: {name} is {short(value)}; such a number cannot be stored, give null")
     return float(value)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from deepdisc.data.annotations import is_number
+from deepdisc.data.annotations import is_number, short
 from deepdisc.errors import InputError
 from deepdisc.structures import RegionMasks
 
@@ -68,7 +68,7 @@ def draw(segmentation: Any, shape: tuple[int, int], label: str) -> RegionMasks:
         code = coco_mask.merge(coco_mask.frPyObjects(parts, *shape))
         return _fill(_runs(code["counts"]), shape)
     raise InputError(
-        f"{label}: its segmentation is {_short(segmentation)}; give polygons [[x, y, ...], ...] or a run-length code "
+        f"{label}: its segmentation is {short(segmentation)}; give polygons [[x, y, ...], ...] or a run-length code "
         "{size, counts}"
     )
 
@@ -98,13 +98,13 @@ def _check_polygon(polygon: Any, shape: tuple[int, int], label: str) -> None:
     numbers = isinstance(polygon, Sequence) and all(is_number(value) for value in polygon)
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         raise InputError(
-            f"{label}: polygon {_short(polygon)} is malformed; it is x, y of three or more corners in one list"
+            f"{label}: polygon {short(polygon)} is malformed; it is x, y of three or more corners in one list"
         )
     points = np.asarray(polygon, dtype=float).reshape(-1, 2)
     size = np.array(shape[::-1])
     if (points < -size).any() or (points > 2 * size).any():  # the memory for drawing grows with the outline's length
         raise InputError(
-            f"{label}: polygon {_short(polygon)} leaves its image of {shape[1]} x {shape[0]} pixels by more than the "
+            f"{label}: polygon {short(polygon)} leaves its image of {shape[1]} x {shape[0]} pixels by more than the "
             "image's size; is it of this image?"
         )
 
@@ -112,7 +112,7 @@ def _check_polygon(polygon: Any, shape: tuple[int, int], label: str) -> None:
 def _checked_runs(code: dict[str, Any], shape: tuple[int, int], label: str) -> np.ndarray:
     if code.get("size") not in (list(shape), tuple(shape)):
         raise InputError(
-            f"{label}: its run-length code is of size {_short(code.get('size'))}, its image of {list(shape)} (height, "
+            f"{label}: its run-length code is of size {short(code.get('size'))}, its image of {list(shape)} (height, "
             "width); they must agree"
         )
     counts = code.get("counts")
@@ -123,7 +123,7 @@ def _checked_runs(code: dict[str, Any], shape: tuple[int, int], label: str) -> n
     if not whole or sum(runs) != shape[0] * shape[1]:
         raise InputError(
             f"{label}: its run-length code is malformed: the runs must add up to {shape[0] * shape[1]} pixels, but "
-            f"{'these add up to ' + _short(sum(runs)) if whole else 'counts is ' + _short(counts)}"
+            f"{'these add up to ' + short(sum(runs)) if whole else 'counts is ' + short(counts)}"
         )
     return np.asarray(runs, np.int64)
 
@@ -152,8 +152,3 @@ def _runs(text: str | bytes) -> np.ndarray | None:
     for chain in (slice(1, None, 2), slice(2, None, 2)):
         values[chain] = np.cumsum(values[chain])
     return values
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -110,7 +110,9 @@ def prepare(
         writer = _Writer(temporary, fields[0].bands)
         for area in track(areas, description="tiles", console=Console(stderr=True)):
             writer.write_area(fields[area.field], area, areas, tile_size)
-        about = {"seed": seed, "tile_size": tile_size, "fractions": dict(fractions or DEFAULT_FRACTIONS)}
+        about = {"seed": seed, "tile_size": tile_size}
+        if fields[0].split is None:
+            about["fractions"] = dict(fractions or DEFAULT_FRACTIONS)
         writer.finish(contents, fields, about)
     return output
 

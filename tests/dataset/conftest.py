@@ -1,8 +1,9 @@
-"""A small sky of blobs, prepared once for all tests here."""
+"""A small sky of blobs, prepared and exported once for all tests here."""
 
 import blob_sky
 import pytest
 
+from deepdisc.data.coco import export
 from deepdisc.data.prepare import prepare
 
 
@@ -20,3 +21,9 @@ def three_fields(tmp_path_factory):
 def dataset(three_fields, tmp_path_factory):
     """The data set made from it, with tiles of at most 128 pixels."""
     return prepare(three_fields, tmp_path_factory.mktemp("data") / "blobs", tile_size=128)
+
+
+@pytest.fixture(scope="session")
+def exported(dataset, tmp_path_factory):
+    """Its annotations as COCO JSON."""
+    return export(dataset, tmp_path_factory.mktemp("coco") / "annotations")
