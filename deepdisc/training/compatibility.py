@@ -88,8 +88,8 @@ def affine_norms(weights: Weights, given: Mapping[str, Tensor]) -> bool:
 
     detectron2 completes any norm without statistics so (mean 0, variance 1). Its group norms have the same two tensors
     and would compute nonsense as batch norms. They are told apart by what the file says, by where it has norms
-    (networks with group norms have them in neck and heads too) and by their widths; what is left is taken for frozen
-    from a .pkl alone, the form of the model zoo, whose old files are the ones without statistics.
+    (networks with group norms have them in neck and heads too) and by their widths. What is left is taken for frozen in
+    .pkl files alone, the form of the model zoo, whose old files are the ones without statistics.
     """
     if weights.origin.affine_norms:
         return True

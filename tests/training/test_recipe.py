@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 
 import blob_sky
 import pytest
@@ -27,12 +28,18 @@ SHORT = [
 
 
 @pytest.fixture(scope="module")
-def recipe(repository, tmp_path_factory):
-    """The config of the text, as a file elsewhere."""
-    text = (repository / "model_zoo" / "README.md").read_text()
-    path = tmp_path_factory.mktemp("recipe") / "nine_bands.py"
-    path.write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
-    return path
+def text(repository):
+    return (repository / "model_zoo" / "README.md").read_text()
+
+
+def of_the_text(text, start, *lines):
+    """The config of the command in the text that begins like this, its data and checkpoint replaced by `lines`."""
+    command = re.search(rf"^deepdisc train {re.escape(start)}.*?[^\\]$", text, re.DOTALL | re.MULTILINE)[0]
+    path, *overrides = shlex.split(command.removeprefix("deepdisc train --config-file ").replace("\\\n", " "))
+    return load(path, [*overrides, *lines])
+
+
+NINE = "--config-file configs/mask_rcnn_r50.py"
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +74,16 @@ def zoo(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["pkl", "caffe2"])
-def test_the_recipe_of_the_text(kind, recipe, zoo, nine_bands, tmp_path, capsys, monkeypatch):
+def test_the_recipe_of_the_text(kind, text, zoo, nine_bands, tmp_path, capsys, monkeypatch):
     """Trains through both phases (one iteration of each), then predicts and goes back to detectron2."""
     lines = [f"data.path={nine_bands}", f"train.output_dir={tmp_path / 'run'}", f"train.init_checkpoint={zoo[kind]}"]
-    cfg = load(recipe, [*NARROW, *SHORT, *lines])
+    cfg = of_the_text(text, NINE, *NARROW, *SHORT, *lines)
     monkeypatch.setenv("COLUMNS", "200")
     # as long as only the heads learn, the backbone is what was loaded
     cfg.optim.phases[0].iters = 1
     first = train_and_load(cfg, tmp_path / "heads", max_iter=1)
     printed = capsys.readouterr().err
-    assert "(3 -> 9 bands by wavelength: blue,green,red -> u,g,r,i,z,y,J,H,K)" in printed
+    assert "(3 -> 9 bands: u,g,r,i,z,y,J,H,K by wavelength from blue,green,red)" in printed
     assert "80 classes in the file, 2 in the model" in printed and "cls_score.weight" in printed
     old = zoo["original"].state_dict()
     wavelengths = dict(cfg.train.init_bands.wavelengths_um)
@@ -94,6 +101,7 @@ def test_the_recipe_of_the_text(kind, recipe, zoo, nine_bands, tmp_path, capsys,
     assert not torch.equal(state[STEM], adapted) and list(found.bands) == list("ugrizyJHK")
     norms = [name for name in old if ".norm." in name]
     assert equal({name: state[name] for name in norms}, {name: old[name] for name in norms})
+    assert model.roi_heads.box_predictor.test_score_thresh == 0.5  # what the text says of `predict`
     instances = predicted(model, nine_bands)
     assert torch.isfinite(instances.pred_boxes).all() and torch.isfinite(instances.scores).all()
     written = read_weights(export(best, tmp_path / "model.pth", to="detectron2"))
@@ -115,9 +123,26 @@ def predicted(model, dataset):
         return model([sample])[0]["instances"]
 
 
-def test_the_same_from_python(recipe, zoo):
-    model, report = adapt_model(zoo["caffe2"], load(recipe, NARROW))
-    assert report.adapted[0].startswith(STEM) and not model.training
+@pytest.fixture(scope="module")
+def own_config(text, tmp_path_factory):
+    """The config of the text, as a file elsewhere."""
+    path = tmp_path_factory.mktemp("own") / "two_bands.py"
+    path.write_text(re.search(r"```python\n(\"\"\".*?)```", text, re.DOTALL)[1])
+    return path
+
+
+def test_a_config_of_ones_own_from_python(own_config, zoo):
+    model, report = adapt_model(zoo["caffe2"], load(own_config, NARROW))
+    assert report.adapted[0].startswith(f"{STEM} (3 -> 2 bands: r,i by wavelength") and not model.training
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
     with torch.no_grad():
-        record = {"image": torch.randn(9, 64, 64), "variance": torch.ones(9, 64, 64)}
+        record = {"image": torch.randn(2, 64, 64), "variance": torch.ones(2, 64, 64)}
         assert torch.isfinite(model([record])[0]["instances"].scores).all()
+    other = load(own_config, [*NARROW, "bands=[g,r,i,z]"])
+    assert other.model.backbone.bottom_up.in_channels == 4
+
+
+def test_a_shipped_model_in_other_bands(text):
+    cfg = of_the_text(text, "--config-file configs/ugriz_r18.py")
+    _, report = adapt_model(cfg.train.init_checkpoint, cfg)
+    assert report.adapted == [f"{STEM} (5 -> 3 bands: r,i,z by name; u,g dropped)"] and len(report.mismatched) == 1
