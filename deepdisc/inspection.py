@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from deepdisc.errors import InputError
+from deepdisc.errors import InputError, first_line
 from deepdisc.files import read_yaml
+
+if TYPE_CHECKING:
+    from deepdisc.training.weights import Weights
 
 _CHECKPOINTS = (".pth", ".pt", ".pkl", ".pyth", ".safetensors")
 _TABLES = (".parquet", ".pq", ".ecsv", ".csv")
+_STEM = re.compile(r"(?:^|\.)(?:stem\.conv1|patch_embed\.proj)\.weight$")
+_BLOCK = re.compile(r"(?:^|\.)(res\d|blocks)\.(\d+)\.")
+_BOTTLENECK = re.compile(r"(?:^|\.)res2\.0\.conv3\.weight$")
+_SCORES = re.compile(r"(?:^|\.)cls_score\.weight$")
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Describe a mosaic, catalogue, config, checkpoint, recipe, data set or result folder.
+    """Describe a mosaic, catalogue, config, checkpoint, recipe, data set, COCO file or result folder.
 
     Returns:
         Plain values, first of all `kind`.
@@ -35,6 +45,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
         return _yaml(path)
     if path.suffix in _CHECKPOINTS:
         return _checkpoint(path)
+    if path.suffix == ".json":
+        return _coco(path)
     if path.suffix in _TABLES or _is_fits_table(path):
         return _catalogue(path)
     return _mosaic(path)
@@ -78,14 +90,79 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from deepdisc.training.weights import read_weights
 
     weights = read_weights(path)
+    is_ours = weights.setting("model") is not None
     return {
         "kind": "checkpoint",
-        "program": weights.origin.program,
+        "program": "deepdisc" if is_ours else weights.origin.program,
         "tensors": len(weights.tensors),
         "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
+        **_network(weights),
         **{key: value for key, value in weights.about.items() if value is not None},
-        "config": None if weights.config is None else yaml.safe_load(weights.config),
+        "config": _config_text(weights),
     }
+
+
+def _network(weights: Weights) -> dict[str, Any]:
+    """What the shapes tell: bands that the first convolution reads, the backbone, and classes without background."""
+    from deepdisc.backbones.resnet import BLOCKS_PER_STAGE
+
+    found: dict[str, Any] = {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    stem = next((shape for name, shape in shapes.items() if _STEM.search(name) and len(shape) == 4), None)
+    if stem:
+        found["bands_of_first_convolution"] = stem[1]
+    blocks = Counter(stage for stage, _ in sorted({match.groups() for match in map(_BLOCK.search, shapes) if match}))
+    counts = tuple(blocks.values())
+    if set(blocks) == {"blocks"}:
+        found["backbone"] = f"MViT with {counts[0]} blocks"
+    elif counts:
+        is_bottleneck = any(_BOTTLENECK.search(name) for name in shapes)
+        depths = [d for d, known in BLOCKS_PER_STAGE.items() if known == counts and (d >= 50) == is_bottleneck]
+        name = f"ResNet-{depths[0]}" if depths else "ResNet"
+        found["backbone"] = f"{name} ({', '.join(map(str, counts))} blocks per stage)"
+    scores = next((shape for name, shape in shapes.items() if _SCORES.search(name)), None)
+    if scores:
+        found["classes"] = scores[0] - 1
+    return found
+
+
+def _config_text(weights: Weights) -> Any:
+    try:
+        return None if weights.config is None else yaml.safe_load(weights.config)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01
+        reason = getattr(error, "problem", None) or first_line(error)
+        raise InputError(
+            f"config inside {weights.source}: not valid YAML: {reason}; its weights can be read"
+        ) from error
+
+
+def _coco(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {first_line(error)}") from error
+    parts = {part: content.get(part) if isinstance(content, Mapping) else None for part in ("images", "annotations")}
+    if not all(isinstance(items, list) for items in parts.values()):
+        raise InputError(f"{path}: of JSON files only COCO annotations are known, with lists of images and annotations")
+    names = {_key(item, "id"): str(_key(item, "name")) for item in _listed(content.get("categories"))}
+    objects = Counter(_key(item, "category_id") for item in parts["annotations"])
+    return {
+        "kind": "COCO annotations",
+        "images": len(parts["images"]),
+        "annotations": len(parts["annotations"]),
+        "categories": {name: objects.pop(number, 0) for number, name in names.items()},
+        **({"of_unknown_category": sum(objects.values())} if objects else {}),
+    }
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _key(item: Any, name: str) -> str | int | float | None:
+    """A value of a JSON object; None where there is none, or no plain value."""
+    value = item.get(name) if isinstance(item, Mapping) else None
+    return value if isinstance(value, str | int | float) else None
 
 
 def _is_fits_table(path: Path) -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from deepdisc.backbones.stem import BandAdapter
-from deepdisc.config import from_yaml, instantiate, load, shipped
+from deepdisc.config import instantiate, load, shipped
 from deepdisc.detectron2_settings import detectron2_notes
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import refuse_to_overwrite, sha256
@@ -26,6 +26,7 @@ from deepdisc.training.weights import (
     Weights,
     export_detectron2,
     export_safetensors,
+    read_config,
     read_weights,
 )
 
@@ -162,8 +163,9 @@ def _config_of(weights: Weights) -> tuple[DictConfig, str]:
     beside = path.parent / "config.yaml"
     if weights.config is not None:
         source = f"config inside {path}"
-        return from_yaml(weights.config, source), source
+        return read_config(weights.config, source), source
     if beside.is_file():
+        read_config(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
         return load(beside), str(beside)
     raise InputError(
         f"{path} holds no config and there is no config.yaml beside it; put there the config it was trained with"

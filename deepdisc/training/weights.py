@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _COUNTER = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|iteration|epoch|step)$")
 _VARIANCE = re.compile(r"(\.running_var|_bn_riv)$")
+_DEEPEST = 50  # a config has some ten levels
 SUFFIXES = (".pth", ".pt", ".pkl", ".pyth", ".safetensors")
 # Heads of our own; detectron2 has no name for them.
 _OUR_HEADS = "roi_heads.heads."
@@ -73,7 +75,7 @@ class Weights:
     @cached_property
     def _settings(self) -> DictConfig | None:
         try:
-            return None if self.config is None else from_yaml(self.config, f"config inside {self.source}")
+            return None if self.config is None else read_config(self.config, f"config inside {self.source}")
         except InputError:  # another program's text under that name
             return None
 
@@ -82,6 +84,26 @@ class Weights:
         """What its first convolution reads, in order; None where nothing tells."""
         named = self.setting("bands")
         return tuple(map(str, named)) if named else self.origin.bands
+
+
+def read_config(text: str, source: str) -> DictConfig:
+    """Read the YAML of a config that came with a checkpoint.
+
+    Raises:
+        InputError: it is none, or would grow without bound: aliases are copied each time they are named, and `to_yaml`
+            writes none.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text, yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{source}: not a config: it has the YAML alias *{event.anchor}; write it out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise InputError(f"{source}: not a config: its keys are more than {_DEEPEST} levels deep")
+    except yaml.YAMLError:
+        pass  # told below, with the line
+    return from_yaml(text, source)
 
 
 def read_weights(path: str | Path) -> Weights:
