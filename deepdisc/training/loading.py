@@ -185,13 +185,15 @@ def _adapt_bands(
     if bands is not None and len(bands) != wanted:
         raise InputError(f"bands names {len(bands)} bands ({','.join(bands)}), but the model's stem reads {wanted}")
     known = adapter.file_bands or weights.bands
-    has_places = adapter.file_bands or (adapter.method == "wavelength" and adapter.has_wavelengths)
-    is_photograph = not has_places and known is not None and set(known) == set(RGB)
-    if count == wanted and (known is None or bands is None or is_photograph or tuple(known) == tuple(bands)):
-        if is_photograph and bands is not None and tuple(known) != tuple(bands):
+    by_wavelength = adapter.method == "wavelength" and adapter.has_wavelengths
+    is_unnamed = known is None and not by_wavelength
+    is_photograph = known is not None and set(known) == set(RGB) and not (adapter.file_bands or by_wavelength)
+    if count == wanted and (bands is None or is_unnamed or is_photograph or tuple(known or ()) == tuple(bands)):
+        if bands is not None and tuple(known or ()) != tuple(bands):
+            what = f"reads {listed(known)}" if known else "does not name its bands"
             report.notes.append(
-                f"the file's stem reads {', '.join(known)}, which the model's three bands now take in this order; "
-                "train.init_bands.file_bands or wavelengths_um change that"
+                f"the file's stem {what}; the model's {listed(bands)} take them in their order, unless "
+                "train.init_bands.file_bands and wavelengths_um tell otherwise"
             )
         return {}
     made = adapter(given[stem], known, wanted if bands is None else list(bands))

@@ -100,7 +100,20 @@ def test_a_photograph_goes_to_three_bands_by_wavelength_where_these_are_given(tr
         torch.testing.assert_close(stem, old.flip(1))
         assert report.adapted == [f"{STEM} (3 -> 3 bands: g,r,i by wavelength from red,green,blue)"]
     else:
-        assert torch.equal(stem, old) and any("which the model's three bands now take" in x for x in report.notes)
+        assert torch.equal(stem, old) and any(
+            "stem reads red,green,blue; the model's g,r,i take" in x for x in report.notes
+        )
+
+
+def test_bands_that_nobody_names_are_taken_in_their_order_but_not_by_wavelength(trained):
+    weights = replace(trained, origin=Origin("detectron2"))
+    model = detector()
+    report = load_weights(model, weights, strict=False, bands=["g", "r", "i"], adapter=BandAdapter("wavelength"))
+    assert torch.equal(model.state_dict()[STEM], trained.tensors[STEM])
+    assert any("stem does not name its bands; the model's g,r,i take them" in note for note in report.notes)
+    places = BandAdapter("wavelength", {"g": 0.48, "r": 0.62, "i": 0.75})
+    with pytest.raises(InputError, match="needs the names of the file's"):
+        load_weights(detector(), weights, strict=False, bands=["g", "r", "i"], adapter=places)
 
 
 def test_a_band_that_is_named_twice_is_refused(trained):
