@@ -20,7 +20,8 @@ def add_prepare(commands) -> None:
         "make a data set for training from mosaics with truth, or from annotated images",
         "deepdisc prepare sky/recipe.yaml --output sky_dataset\n"
         "  deepdisc prepare train.json --images tiles --bands g,r,i --pixel-scale 0.2 --zero-point 27 --output mine",
-        "Splits by area of the sky: no object, and no neighbour of it, is in two splits.\n"
+        "Fields whose recipe gives no splits are divided by area of the sky: no object, and no neighbour of it, is in\n"
+        "two splits. Annotated images are divided image by image; where several show the same sky, give a folder.\n"
         "Annotations are COCO JSON or a list of detectron2's dataset dicts; or a folder with train.json, val.json and\n"
         "test.json, which are then the splits (`deepdisc export --to coco` writes one). Crowds are left out; where\n"
         "outlines overlap, a pixel goes to the smallest object.",

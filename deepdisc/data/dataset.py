@@ -315,8 +315,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
     ):
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1")
+        _check_batch_size(batch_size)
         self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
         self.sampler = InfiniteSampler(len(dataset), seed, rank, world_size)
 
@@ -343,6 +342,7 @@ def train_loader(
     Raises:
         InputError: the batch does not divide among the processes.
     """
+    _check_batch_size(batch_size)
     if batch_size % world_size:
         raise InputError(f"batch_size={batch_size} must be a multiple of the number of processes, {world_size}")
     return TrainLoader(dataset, batch_size // world_size, num_workers, seed, rank, world_size)
@@ -352,8 +352,14 @@ def eval_loader(
     dataset: TileDataset, batch_size: int, num_workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
     """Every sample of the data set once, in order; each process gets every world_size-th one."""
+    _check_batch_size(batch_size)
     indices = range(rank, len(dataset), world_size)
     return _data_loader(dataset, batch_size, num_workers, sampler=list(indices))
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if type(batch_size) is not int or batch_size < 1:
+        raise InputError(f"data.batch_size={batch_size} must be an integer of at least 1")
 
 
 def _data_loader(dataset: Dataset, batch_size: int, num_workers: int, sampler: Any) -> DataLoader:

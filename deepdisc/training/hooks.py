@@ -249,7 +249,7 @@ class ProgressHook(Hook):
             wait = record["data_s"] / record["step_s"]
             minutes, seconds = divmod(int(record["eta_s"]), 60)
             self.console.print(
-                f"iteration {record['iteration']}/{trainer.max_iter}: {losses} | lr {record['lr']:.2e} "
+                f"iteration {record['iteration']}/{trainer.max_iter}: {losses} | lr {_rates(trainer)} "
                 f"{record['step_s']:.3f} s/step, {record['images_per_s']:.1f} images/s, data wait {wait:.0%}, "
                 f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
             )
@@ -257,6 +257,13 @@ class ProgressHook(Hook):
     def close(self, trainer: Trainer) -> None:
         """Leave the terminal as it was."""
         self.progress.stop()
+
+
+def _rates(trainer: Trainer) -> str:
+    """The learning rate of what learns in this phase, or the smallest and the largest."""
+    groups = [group for group in trainer.optimizer.param_groups if any(p.requires_grad for p in group["params"])]
+    rates = dict.fromkeys(f"{rate(group['lr'] for group in groups):.2e}" for rate in (min, max))
+    return " to ".join(rates)
 
 
 class _Tracker(Hook):

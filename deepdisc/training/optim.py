@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,9 @@ def parameter_groups(
 def _rate_factors(model: nn.Module, lr_factors: Mapping[str, float], layer_decay: float) -> dict[str, float]:
     """Factor of the learning rate of every parameter, by name."""
     names = [name for name, _ in model.named_parameters()]
-    for prefix in lr_factors:
+    for prefix, factor in lr_factors.items():
+        if not (_is_number(factor) and 0 <= factor < math.inf):
+            raise InputError(f"lr_factors: {prefix}={factor!r} must be a number that is not negative; 0 freezes")
         if not any(is_under(name, prefix) for name in names):
             raise unknown_prefix("lr_factors", prefix, model)
     factors = _layer_factors(model, layer_decay)
@@ -110,6 +113,10 @@ def _layer_factors(model: nn.Module, decay: float) -> dict[str, float]:
     }
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_under(name: str, prefix: str) -> bool:
     """Whether a parameter belongs to the module `prefix` (or is that parameter)."""
     return name == prefix or name.startswith(prefix + ".")
@@ -132,9 +139,18 @@ def build_optimizer(
     lr_factors: Mapping[str, float] | None = None,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Build AdamW ("adamw", uses `betas`) or SGD ("sgd", uses `momentum`); see `parameter_groups` for the rest."""
-    if lr <= 0 or weight_decay < 0:
-        raise InputError(f"lr={lr} must be positive and weight_decay={weight_decay} not negative")
+    """Build AdamW ("adamw", uses `betas`) or SGD ("sgd", uses `momentum`); see `parameter_groups` for the rest.
+
+    Raises:
+        InputError: a setting out of its range, an unknown name, and what `parameter_groups` raises.
+    """
+    if not (0 < lr < math.inf and 0 <= weight_decay < math.inf):
+        raise InputError(f"lr={lr} must be positive and weight_decay={weight_decay} not negative, both finite")
+    if not (_is_number(momentum) and 0 <= momentum < 1):
+        raise InputError(f"optim.optimizer.momentum={momentum} must be below 1 and not negative")
+    pair = isinstance(betas, Sequence) and len(betas) == 2
+    if not pair or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+        raise InputError(f"optim.optimizer.betas={betas} must be two numbers below 1 and not negative: [0.9, 0.999]")
     groups = parameter_groups(model, lr, weight_decay, lr_factors, layer_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas))

@@ -6,6 +6,7 @@ by the optimiser, so neither `freeze_at` nor a factor of 0 has frozen it for goo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ def read_phases(settings: Sequence[Mapping[str, Any]], schedule: DictConfig, max
     Raises:
         InputError: an unknown key, a value out of range, or lengths that do not add up to `max_iter`.
     """
+    if type(max_iter) is not int or max_iter < 1:
+        raise InputError(f"train.max_iter={max_iter} must be an integer of at least 1")
     if not settings:
         return [Phase(0, max_iter, instantiate(schedule))]
     phases: list[Phase] = []
@@ -97,11 +100,26 @@ def _check_setting(setting: Any, key: str) -> None:
         value = setting.get(name)
         if value is None:
             continue
-        if not isinstance(value, kinds) or isinstance(value, bool) or value < least or (name == "lr" and value == 0):
+        right = isinstance(value, kinds) and not isinstance(value, bool) and least <= value < math.inf
+        if not right or (name == "lr" and value == 0):
             wanted = "a positive number" if name == "lr" else f"an integer of at least {least}"
             raise InputError(f"{key}.{name}={value!r} must be {wanted}")
-    if isinstance(setting.get("train"), str):
-        raise InputError(f"{key}.train={setting['train']!r} must be a list of module names: [{setting['train']}]")
+    train = setting.get("train")
+    if isinstance(train, str):
+        raise InputError(f"{key}.train={train!r} must be a list of module names: [{train}]")
+    if train is not None and not (isinstance(train, Sequence) and all(isinstance(name, str) for name in train)):
+        raise InputError(f"{key}.train={train} must be a list of module names such as roi_heads")
+
+
+def long_warmups(phases: Sequence[Phase]) -> list[str]:
+    """Say which phases end while their learning rate still rises."""
+    found = []
+    for index, phase in enumerate(phases):
+        warmup, length = getattr(phase.schedule, "warmup_iters", 0), phase.end - phase.start
+        if warmup > length:
+            key = f"optim.phases.{index}" if len(phases) > 1 else "optim.schedule"
+            found.append(f"{key}: its warm-up of {warmup} iterations is longer than its {length}")
+    return found
 
 
 def check_prefixes(phases: Sequence[Phase], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

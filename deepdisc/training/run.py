@@ -28,7 +28,7 @@ from deepdisc.training.hooks import (
     WandbHook,
 )
 from deepdisc.training.loading import load_weights
-from deepdisc.training.phases import read_phases
+from deepdisc.training.phases import long_warmups, read_phases
 from deepdisc.training.randomness import seed_everything
 from deepdisc.training.trainer import Trainer
 from deepdisc.training.validation import evaluate_losses
@@ -111,6 +111,8 @@ def _run(cfg_text: str, resume: bool, eval_only: bool, device: str) -> None:
         _check_classes(cfg, loader)
         trainer = build_trainer(cfg, model, loader, val, local)
         start(trainer, cfg, resume)
+        for text in long_warmups(trainer.phases):
+            _say(f"warning: {text}")
         trainer.train()
 
 

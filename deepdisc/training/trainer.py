@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deepdisc.errors import InputError
+from deepdisc.errors import InputError, first_line
 from deepdisc.training import distributed
 from deepdisc.training.hooks import Hook
 from deepdisc.training.interrupt import interrupt_flag
@@ -59,7 +59,7 @@ class Trainer:
             raise InputError(f"train.precision={precision!r} is not one of {', '.join(PRECISIONS)}")
         if not 0 <= ema_decay < 1:
             raise InputError(f"train.ema_decay={ema_decay} must be below 1 and not negative; 0 keeps no average")
-        if clip_grad_norm < 0:
+        if not clip_grad_norm >= 0:  # also NaN
             raise InputError(f"optim.clip_grad_norm={clip_grad_norm} must not be negative; 0 sets no limit")
         self.device = torch.device(device)
         check_prefixes(phases, model, optimizer)
@@ -176,6 +176,13 @@ class Trainer:
                 losses = self.model(batch)
         except FloatingPointError as error:
             raise TrainingDivergedError(self._diverged(str(error), batch)) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # of torch's batch norm, before it computes anything
+                raise
+            raise InputError(
+                f"a batch norm cannot learn from a single pixel ({first_line(error)}): raise data.crop_size or "
+                "data.batch_size, or choose another norm: GN or FrozenBN"
+            ) from error
         assert losses, "the model returned no losses"
         return losses
 

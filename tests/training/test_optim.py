@@ -9,6 +9,8 @@ from tiny_model import TinyDetector
 from deepdisc.errors import InputError
 from deepdisc.training.optim import WarmupCosine, WarmupSteps, build_optimizer, parameter_groups
 
+NAN, INF = float("nan"), float("inf")
+
 
 def settings_by_name(groups):
     return {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
@@ -84,10 +86,35 @@ def test_layer_decay_needs_a_network_that_counts_its_layers():
         parameter_groups(TinyDetector(), 1.0, 0.0, layer_decay=0.7)
 
 
-@pytest.mark.parametrize(("lr", "weight_decay"), [(0.0, 0.1), (-1.0, 0.1), (0.1, -0.1)])
+@pytest.mark.parametrize(
+    ("lr", "weight_decay"), [(0.0, 0.1), (-1.0, 0.1), (0.1, -0.1), (NAN, 0.1), (0.1, NAN), (INF, 0.1)]
+)
 def test_negative_rates_are_named(lr, weight_decay):
     with pytest.raises(InputError, match=f"lr={lr} must be positive and weight_decay={weight_decay} not negative"):
         build_optimizer(TinyDetector(), lr=lr, weight_decay=weight_decay)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"betas": [2, 3]}, r"betas=\[2, 3\] must be two numbers below 1"),
+        ({"betas": [0.9]}, r"betas=\[0.9\] must be two numbers"),
+        ({"betas": 0.9}, "betas=0.9 must be two numbers"),
+        ({"momentum": "high"}, "momentum=high must be below 1"),
+        ({"betas": [0.9, NAN]}, r"betas=\[0.9, nan\] must be two numbers"),
+        ({"betas": [0.9, "high"]}, "must be two numbers"),
+        ({"momentum": -1}, "momentum=-1 must be below 1 and not negative"),
+        ({"momentum": 1.0}, "momentum=1.0 must be below 1"),
+        ({"momentum": NAN}, "momentum=nan must be below 1"),
+        ({"lr_factors": {"last": -0.1}}, "lr_factors: last=-0.1 must be a number that is not negative"),
+        ({"lr_factors": {"last": NAN}}, "lr_factors: last=nan"),
+        ({"lr_factors": {"last": "slow"}}, "lr_factors: last='slow'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_settings_out_of_their_range_are_named(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        build_optimizer(TinyDetector(), name, **settings)
 
 
 def test_learning_rates_follow_the_longest_matching_module_and_zero_freezes():

@@ -1,5 +1,7 @@
 """Two-phase schedules: what learns when, how fast, and exact resuming around the boundary."""
 
+import re
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -128,6 +130,23 @@ def test_the_start_of_each_phase_says_what_learns(blobs, tmp_path, capsys):
     ]
 
 
+def test_a_warm_up_longer_than_its_phase_is_told_once(blobs, tmp_path, capsys):
+    train(config(blobs, tmp_path, *TEN, HEAD_FIRST, "optim.phases.1.warmup_iters=200"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "warm-up" in line]
+    assert told == ["warning: optim.phases.1: its warm-up of 200 iterations is longer than its 5"]
+    train(config(blobs, tmp_path / "one", "train.max_iter=1", "optim.schedule.warmup_iters=2"))
+    assert "warning: optim.schedule: its warm-up of 2 iterations is longer than its 1\n" in capsys.readouterr().err
+    train(config(blobs, tmp_path / "fits", "train.max_iter=2", "optim.schedule.warmup_iters=2"))
+    assert "warm-up" not in capsys.readouterr().err
+
+
+def test_the_progress_shows_the_range_of_the_rates_that_learn(blobs, tmp_path, capsys):
+    lines = ["optim.optimizer.lr_factors={last: 0.1}", "train.log_period=1", "optim.schedule.warmup_iters=0"]
+    train(config(blobs, tmp_path, "train.max_iter=2", *lines, "optim.phases=[{iters: 1, train: [last]}, {}]"))
+    shown = re.findall(r" \| lr (.*) \S+ s/step", capsys.readouterr().err)
+    assert shown == ["1.00e-03", "1.00e-03 to 1.00e-02"]
+
+
 def test_without_phases_the_line_counts_groups_and_frozen_parameters(blobs, tmp_path, capsys):
     lines = ["optim.optimizer.lr_factors={norm: 0, last: 0.1}", "model.width=100"]
     train(config(blobs, tmp_path, "train.max_iter=1", *lines))
@@ -154,6 +173,11 @@ def test_without_phases_the_line_counts_groups_and_frozen_parameters(blobs, tmp_
         ("[{iters: 2.5}, {}]", "optim.phases.0.iters=2.5 must be an integer"),
         ("[{iters: 5}, {lr: 0}]", "optim.phases.1.lr=0 must be a positive number"),
         ("[{iters: 5}, {warmup_iters: -1}]", "optim.phases.1.warmup_iters=-1 must be an integer of at least 0"),
+        ("[{iters: 2, train: [1]}, {}]", r"optim.phases.0.train=\[1\] must be a list of module names such as"),
+        ("[{iters: 2, train: 5}, {}]", "optim.phases.0.train=5 must be a list of module names"),
+        ("[{iters: 2, train: {last: 1}}, {}]", "optim.phases.0.train=.* must be a list of module names"),
+        ("[{iters: 5}, {lr: .nan}]", "optim.phases.1.lr=nan must be a positive number"),
+        ("[{iters: 5}, {lr: .inf}]", "optim.phases.1.lr=inf must be a positive number"),
         ("[heads, {}]", "optim.phases.0='heads' is not a mapping of iters, lr, train, warmup_iters"),
     ],
 )

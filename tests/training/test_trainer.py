@@ -300,6 +300,22 @@ def test_gradients_are_clipped_by_their_total_norm(blobs, tmp_path):
     assert float(moved.norm()) == pytest.approx(0.01 * 0.01, rel=1e-3)
 
 
+def test_a_batch_norm_that_sees_one_pixel_is_named(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(TinyDetector, "losses", lambda self, batch: self.norm(torch.zeros(len(batch), 6, 1, 1)))
+    message = r"a batch norm cannot learn from a single pixel \(.*\[1, 6, 1, 1\]\)\): raise data.crop_size .*GN or Froz"
+    with pytest.raises(InputError, match=message):
+        train(config(blobs, tmp_path, "data.batch_size=1"))
+
+
+def test_other_errors_of_a_model_are_not_the_users(blobs, tmp_path, monkeypatch):
+    def fail(self, batch):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(TinyDetector, "losses", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        train(config(blobs, tmp_path))
+
+
 def test_eval_only_reports_the_last_checkpoint(blobs, tmp_path):
     cfg = config(blobs, tmp_path)
     with pytest.raises(InputError, match="no checkpoint in .*; give train.init_checkpoint"):
@@ -333,6 +349,13 @@ def test_training_starts_from_given_weights(blobs, tmp_path):
         ("train.precision=float8", "precision='float8' is not one of float32, bfloat16, float16"),
         ("train.ema_decay=1.5", "ema_decay=1.5 must be below 1"),
         ("optim.clip_grad_norm=-1", "optim.clip_grad_norm=-1 must not be negative"),
+        ("optim.clip_grad_norm=.nan", "optim.clip_grad_norm=nan must not be negative"),
+        ("data.batch_size=0", "data.batch_size=0 must be an integer of at least 1"),
+        ("data.batch_size=-2", "data.batch_size=-2 must be an integer of at least 1"),
+        ("data.batch_size=1.5", "data.batch_size=1.5 must be an integer of at least 1"),
+        ("train.max_iter=0", "train.max_iter=0 must be an integer of at least 1"),
+        ("train.max_iter=-3", "train.max_iter=-3 must be an integer of at least 1"),
+        ("optim.optimizer.lr=.nan", "lr=nan must be positive"),
         ("train.log_period=0", "train.log_period=0 must be at least 1"),
         ("train.trackers=[wandbb]", "'wandbb' is not one of tensorboard, wandb"),
         ("train.device=tpu", "train.device='tpu' is not one of auto, cpu, cuda"),
@@ -344,6 +367,7 @@ def test_training_starts_from_given_weights(blobs, tmp_path):
 def test_wrong_settings_are_named(blobs, tmp_path, override, message):
     with pytest.raises(InputError, match=message):
         train(config(blobs, tmp_path / "run", override))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(blobs, tmp_path):
