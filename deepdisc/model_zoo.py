@@ -210,7 +210,7 @@ def _is_trusted(name: Any, source: str) -> bool:
     """Whether it is a class of `TRUSTED`; of another module nothing is even imported."""
     if not (isinstance(name, str) and name.startswith((*TRUSTED, "torch.nn."))):
         return False
-    target = locate(name, source)
+    target = locate(name, f"{source}: model")
     if not isinstance(target, type):
         return False
     modules = tuple(item for item in TRUSTED if item.endswith("."))

@@ -118,7 +118,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+# The one in Python: a file numbers its parts, and the one in C fills a table up to the highest number, say 2^32.
+class _PlainUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(_refused(f"{module}.{name}"))

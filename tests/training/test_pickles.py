@@ -3,6 +3,7 @@
 import codecs
 import pickle
 import re
+import resource
 import subprocess
 import sys
 import zipfile
@@ -211,6 +212,14 @@ def test_what_a_file_holds_once_is_copied_once(tmp_path, kind):
     assert found["b"][0] is found["b"][9] and found["b"][0][0][0][0][0][0][0][0][0] == ["x"] * 10
     assert found["loop"][0][0] is found["loop"] and found["loop"][0][1]["again"] is found["loop"]
     assert read_weights(path).tensors["w"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("code", [b"p1000000000\n", b"r" + (10**9).to_bytes(4, "little")])
+def test_a_part_numbered_far_beyond_the_others_takes_no_memory(tmp_path, code):
+    (tmp_path / "a.pkl").write_bytes(b"N" + code + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert pickles.load_pickle(tmp_path / "a.pkl") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the table would have 16 GB
 
 
 def test_too_deep_a_file_is_refused(tmp_path):
