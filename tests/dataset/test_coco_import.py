@@ -254,7 +254,7 @@ def change_image(**values):
         (lambda c: c["images"].append({**c["images"][0], "file_name": "2.npy"}), "image id 0 occurs twice"),
         (lambda c: c["images"].append({**c["images"][0], "id": 2}), "file_name '0.npy' occurs twice"),
         (change_image(id=None), "image id None is not a number or a name"),
-        (lambda c: c["images"][1].update(id=0), "image id 0 occurs twice"),
+        (lambda c: (c["images"][1].update(id=0), c["annotations"][1].update(image_id=1)), "image id 0 occurs twice"),
         (change(segmentation={"size": 5}), "annotation 5: its run-length code is of size 5"),
         (change(redshift=10**400), "annotation 5: redshift is 10000.*; such a number cannot be stored, give null"),
         (change(redshift=float("inf")), "annotation 5: redshift is inf; such a number cannot be stored"),
