@@ -119,7 +119,7 @@ class BandAdapter:
 def _wavelengths_um(given: Mapping[str, float]) -> dict[str, float]:
     """Check train.init_bands.wavelengths_um."""
     if not isinstance(given, Mapping):
-        raise InputError(f"train.init_bands.wavelengths_um={given!r}: give a mapping, as in {{g: 0.48, r: 0.62}}")
+        raise InputError(f"wavelengths_um={given!r}: give a mapping, as in {{g: 0.48, r: 0.62}}")
     found = {}
     for band, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
@@ -137,9 +137,7 @@ def _names(bands: Sequence[str]) -> tuple[str, ...]:
     is_list = isinstance(bands, Sequence) and not isinstance(bands, str)
     if not is_list or not all(isinstance(band, str) for band in bands) or len(set(bands)) < len(bands):
         shown = list(bands) if is_list else bands
-        raise InputError(
-            f"train.init_bands.file_bands={shown!r}: give a list of names, each another, as in [blue,green,red]"
-        )
+        raise InputError(f"file_bands={shown!r}: give a list of names, each another, as in [blue,green,red]")
     return tuple(bands)
 
 

@@ -37,6 +37,12 @@ def judge(
 ) -> None:
     """Refuse a file that is not for this model; names what differs and the remedy."""
     source = weights.source
+    blocks, own_blocks = _blocks(given), _blocks(own)
+    if blocks and own_blocks and _kind(blocks) != _kind(own_blocks):
+        raise InputError(
+            f"{source} holds {_kind(blocks)}, and this config is of {_kind(own_blocks)}: use a config of its kind, "
+            f"such as configs/{'cascade_mvitv2_t' if 'blocks' in blocks else 'mask_rcnn_r50'}.py"
+        )
     prefix = _added_prefix(weights.tensors, given)
     if not report.matched or (prefix and not _fills(prefix, report, given, own)):
         raise InputError(
@@ -46,12 +52,6 @@ def judge(
     if strict:
         _judge_bands(weights, given.get(stem), own.get(stem), bands)
     _judge_norms(weights, given, own)
-    blocks, own_blocks = _blocks(given), _blocks(own)
-    if blocks and own_blocks and _kind(blocks) != _kind(own_blocks):
-        raise InputError(
-            f"{source} holds {_kind(blocks)}, and this config is of {_kind(own_blocks)}: use a config of its kind, "
-            f"such as configs/{'cascade_mvitv2_t' if 'blocks' in blocks else 'mask_rcnn_r50'}.py"
-        )
     if blocks and own_blocks and blocks != own_blocks:
         raise InputError(
             f"{source} is a checkpoint of another architecture: its backbone has the blocks {_counts(blocks)}, this "

@@ -245,6 +245,9 @@ def test_the_heads_of_a_cascade_and_of_a_single_stage_are_told_apart(trained):
 def test_a_resnet_is_no_mvit(trained):
     mvit = load("configs/common/mvitv2_fpn.py", ["model.backbone.bottom_up.embed_dim=8"]).model
     model = instantiate(mvit)
+    alone = Weights(ResNet(18, stem_out_channels=8).state_dict(), Path("resnet.pth"))
+    with pytest.raises(InputError, match="resnet.pth holds a ResNet, and this config is of an MViT"):
+        load_weights(model, alone, strict=False)
     with pytest.raises(InputError, match="trained.pth holds a ResNet, and this config is of an MViT.*mask_rcnn_r50.py"):
         load_weights(model, trained, strict=False)
 
