@@ -209,16 +209,6 @@ class PolygonMasks:
         del device
         return self
 
-    def rasterize(self) -> RegionMasks:
-        """Pixels of each object, by COCO's rule."""
-        regions, crops = [], []
-        for parts in self.polygons:
-            mask = torch.from_numpy(_fill_polygons(parts, *self.image_size))
-            tight = RegionMasks.from_dense(mask[None])
-            regions.append(tight.regions)
-            crops += tight.crops
-        return RegionMasks(torch.cat(regions), crops, self.image_size) if crops else RegionMasks.empty(self.image_size)
-
     def rasterize_in_boxes(self, boxes: Tensor, side: int) -> Tensor:
         """Masks (N, side, side), bool, of the objects inside boxes (N, 4) stretched to `side` pixels."""
         masks = torch.zeros((len(self), side, side), dtype=torch.bool)
