@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from deepdisc.arguments import names, natural, positive, positive_float, shares, zero_points
@@ -105,24 +104,5 @@ def run_train(args: argparse.Namespace) -> int:
 
     if cfg.get("train") is not None and cfg.train.init_checkpoint is not None:
         cfg.train.init_checkpoint = str(weights_path(cfg.train.init_checkpoint))
-    _warn_of_scale(cfg)
     print(train(cfg, resume=args.resume, eval_only=args.eval_only, num_gpus=args.num_gpus))
     return DONE
-
-
-def _warn_of_scale(cfg) -> None:
-    """Say when the model will carry another pixel scale than that of its training data."""
-    from omegaconf import OmegaConf
-
-    from deepdisc.data.dataset import read_description
-
-    path, scale = OmegaConf.select(cfg, "data.path", throw_on_missing=False), cfg.get("pixel_scale_arcsec")
-    if path is None or scale is None or not (Path(path) / "dataset.yaml").is_file():
-        return
-    measured = read_description(path)["pixel_scale_arcsec"]
-    if abs(measured / scale - 1) > 0.01:
-        print(
-            f"warning: {path} has {measured:.4g} arcsec per pixel, the config says pixel_scale_arcsec={scale:g}, which "
-            "the model will carry: set it to that of the data",
-            file=sys.stderr,
-        )

@@ -109,6 +109,7 @@ def _run(cfg_text: str, resume: bool, eval_only: bool, device: str) -> None:
             return
         loader = instantiate(cfg.data.train, **share)
         _check_classes(cfg, loader)
+        _tell_scale(cfg, loader)
         trainer = build_trainer(cfg, model, loader, val, local)
         start(trainer, cfg, resume)
         for text in long_warmups(trainer.phases):
@@ -122,8 +123,8 @@ def _check_classes(cfg: DictConfig, loader: Iterable | None) -> None:
     Raises:
         InputError: other names, another order or another number.
     """
-    dataset = getattr(loader, "dataset", None)
-    stored = getattr(dataset, "description", {}).get("class_names")
+    dataset, about = _described(loader)
+    stored = about.get("class_names")
     if stored is None:
         return
     stated, remedy = cfg.get("class_names"), f"set class_names=[{','.join(stored)}]"
@@ -135,6 +136,23 @@ def _check_classes(cfg: DictConfig, loader: Iterable | None) -> None:
     number = cfg.get("num_classes")
     if number is not None and number != len(stored):
         raise InputError(f"num_classes={number}, but the data set {dataset.root} has {len(stored)} classes; {remedy}")
+
+
+def _tell_scale(cfg: DictConfig, loader: Iterable) -> None:
+    """Warn when the model will carry another pixel scale than that of its training data."""
+    dataset, about = _described(loader)
+    measured, stated = about.get("pixel_scale_arcsec"), cfg.get("pixel_scale_arcsec")
+    if measured is not None and stated is not None and abs(measured / stated - 1) > 0.01:
+        _say(
+            f"warning: {dataset.root} has {measured:.4g} arcsec per pixel, the config says "
+            f"pixel_scale_arcsec={stated:g}, which the model will carry: set it to that of the data"
+        )
+
+
+def _described(loader: Iterable | None) -> tuple[Any, Mapping[str, Any]]:
+    """The data set behind a loader and what it says of itself; nothing for a loader of one's own."""
+    dataset = getattr(loader, "dataset", None)
+    return dataset, getattr(dataset, "description", {})
 
 
 def build_trainer(

@@ -138,7 +138,10 @@ def test_the_classes_have_importable_names_and_are_made_once(stand_in):
 def test_a_head_on_the_image_works_and_one_on_missing_pixels_says_so(stand_in):
     images, features, proposals, targets = make_batch(stand_in)
     on_image = RedshiftHead(ROIPooler(3, ["image"]), 3, hidden=(8, 8))
-    assert torch.isfinite(make_heads(heads={"z": on_image})(images, features, proposals, targets)[1]["loss_redshift"])
+    _, losses = make_heads(heads={"z": on_image})(images, features, proposals, targets)
+    ours = Instances(SIZE, proposal_boxes=proposals[0].proposal_boxes.tensor[:1], ebv=torch.zeros(1))
+    mixture = on_image.forward({"image": images.tensor[:1]}, [ours], "proposal_boxes")
+    assert losses["loss_redshift"].item() == pytest.approx(-mixture.log_prob(torch.tensor([0.5])).item(), rel=1e-5)
     with_pixels = make_heads(heads={"z": redshift_head(photometry=L(AperturePhotometry)(num_bands=3))})
     with pytest.raises(InputError, match="a head needs 'flux', .* there are p2, image: use MeasuringRCNN"):
         with_pixels(images, features, proposals, targets)

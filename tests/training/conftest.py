@@ -1,15 +1,18 @@
 """One small data set and one small model for all trainings here, and a finger on Ctrl-C."""
 
 import signal
+from pathlib import Path
 
 import blob_sky
 import pytest
 import torch
 from tiny_model import TinyDetector, config
+from weight_files import detector
 
 from deepdisc import model_zoo
 from deepdisc.data.prepare import prepare
 from deepdisc.training.trainer import Trainer
+from deepdisc.training.weights import Weights
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +30,13 @@ def model():
     """The tests' own detector, always with the same weights."""
     torch.manual_seed(1)
     return TinyDetector()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Weights of a narrow detector of three bands and two classes."""
+    torch.manual_seed(3)
+    return Weights(detector().state_dict(), Path("trained.pth"))
 
 
 @pytest.fixture

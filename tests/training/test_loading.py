@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from weight_files import equal, narrow_detector, write
+from weight_files import detector, equal, write
 
 from deepdisc.backbones.resnet import ResNet
 from deepdisc.backbones.stem import BandAdapter
@@ -22,18 +22,6 @@ from deepdisc.training.weights import Weights, read_weights
 STEM = "backbone.bottom_up.stem.conv1.weight"
 COLORS = "roi_heads.heads.redshift.colors.0.weight"
 RGB = ("red", "green", "blue")
-
-
-def detector(*overrides):
-    """A narrow Mask R-CNN R18-FPN of two classes."""
-    return narrow_detector("num_classes=2", "model.backbone.bottom_up.depth=18", *overrides)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """Weights of a narrow detector of three bands and two classes."""
-    torch.manual_seed(3)
-    return Weights(detector().state_dict(), Path("trained.pth"))
 
 
 # bands ----------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,14 @@ def test_the_shipped_config_steps_once_and_every_parameter_gets_a_finite_gradien
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize(("scale", "told"), [(0.396, True), (0.2, False)])
+def test_a_training_tells_that_its_data_have_another_pixel_scale(blobs, tmp_path, capsys, scale, told):
+    run = [*SMALL, *NARROW, f"data.path={blobs}", f"train.output_dir={tmp_path}", "train.max_iter=1"]
+    train(load("configs/ugriz_r18.py", [*run, f"pixel_scale_arcsec={scale}"]))
+    text = f"has 0.2 arcsec per pixel, the config says pixel_scale_arcsec={scale}"
+    assert (text in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("name", "narrower"),
     [

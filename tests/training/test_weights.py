@@ -9,7 +9,7 @@ import safetensors
 import torch
 from tiny_model import TinyDetector
 from torch import nn
-from weight_files import equal, narrow_detector, write
+from weight_files import detector, equal, write
 
 from deepdisc.backbones.resnet import ResNet
 from deepdisc.backbones.stem import BandAdapter
@@ -178,18 +178,6 @@ def test_a_full_disk_while_exporting_is_the_users_error(model, cfg, tmp_path, mo
 
 
 # refused: bands, classes, architecture, NaN ---------------------------------------------------------------------------
-def detector(*overrides):
-    """A narrow Mask R-CNN R18-FPN of two classes."""
-    return narrow_detector("num_classes=2", "model.backbone.bottom_up.depth=18", *overrides)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """Weights of a narrow detector of three bands and two classes."""
-    torch.manual_seed(3)
-    return Weights(detector().state_dict(), Path("trained.pth"))
-
-
 def refused(weights, message, *overrides, strict=True, **arguments):
     """Loading into a detector with these settings is an error, after which the detector is as before."""
     model = detector(*overrides)

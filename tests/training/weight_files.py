@@ -25,6 +25,11 @@ def narrow_detector(*overrides):
     return instantiate(load("configs/common/resnet_fpn.py", [*NARROW, *overrides]).model)
 
 
+def detector(*overrides):
+    """A narrow Mask R-CNN R18-FPN of two classes."""
+    return narrow_detector("num_classes=2", "model.backbone.bottom_up.depth=18", *overrides)
+
+
 def equal(a, b) -> bool:
     """Whether two state dicts are the same, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
