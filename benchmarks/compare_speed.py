@@ -189,7 +189,10 @@ def measure(case: str, repeats: int) -> list[dict]:
     for _ in range(repeats + 1):
         for name, worker in workers.items():
             print("go", file=worker.stdin, flush=True)
-            answers[name].append(json.loads(worker.stdout.readline()))
+            line = worker.stdout.readline()
+            if not line:
+                sys.exit(f"{case}, {name}: the process died, most likely for lack of memory; leave this case out")
+            answers[name].append(json.loads(line))
     rows = []
     for name, worker in workers.items():
         worker.communicate()
