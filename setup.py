@@ -19,7 +19,7 @@ def shipped(top):
 SHIPPED = {**shipped("configs"), **shipped("model_zoo")}
 
 EXTRAS = {
-    "sim": ["galsim>=2.6"],
+    "sim": ["galsim>=2.6", "dust_extinction>=1.4"],
     "classical": ["sep>=1.4", "photutils>=2"],
     "cluster": ["dask>=2025.1", "distributed>=2025.1"],
     "pz": ["qp-prob>=1.1", "pz-rail-base>=2"],
