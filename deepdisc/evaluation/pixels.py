@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from deepdisc.bands import rgb_bands
 from deepdisc.catalog import BOX_COLUMNS
-from deepdisc.errors import InputError
 from deepdisc.photometry import mag_from_njy
 
 _STRIP = 512  # rows read at once
@@ -118,13 +118,3 @@ def picture(mosaic, pred: pd.DataFrame, side: int = 480) -> Picture:
     chosen = rgb_bands(list(mosaic.bands))
     image = np.asarray(mosaic.read(y0, x0, y0 + h, x0 + w).image)
     return Picture(image[[list(mosaic.bands).index(band) for band in chosen]], (x0, y0), tuple(chosen))
-
-
-def rgb_bands(bands: list[str]) -> list[str]:
-    """Red, green, blue of bands ordered by wavelength; the outermost of five or more are the noisiest and left out."""
-    if not bands:
-        raise InputError("the mosaic has no bands to make a picture of")
-    n = len(bands)
-    if n >= 5:
-        return [bands[n - 2], bands[n // 2], bands[1]]
-    return [bands[-1], bands[n // 2], bands[0]]

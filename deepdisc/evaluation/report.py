@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import os
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from deepdisc import __version__, plots
+from deepdisc import plots
 from deepdisc.catalog import BOX_COLUMNS, POSITION_COLUMNS
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.comparison import format_cell, format_difference
 from deepdisc.evaluation.scoring import Scored, Setting
-from deepdisc.files import write_text
-
-_STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;color:#1f2937;max-width:1120px;
-margin:0 auto;padding:28px 20px 60px;background:#fff}
-h1{font-size:26px;margin:0 0 4px}
-h2{font-size:19px;margin:34px 0 8px;border-bottom:1px solid #e5e7eb;padding-bottom:4px}
-h3{font-size:15px;margin:18px 0 4px}p{margin:8px 0}
-.quiet{color:#6b7280;font-size:13px}.lead{font-size:16px;max-width:75ch}
-.cards{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}
-.card{border:1px solid #e5e7eb;border-radius:8px;padding:10px 16px;min-width:140px;flex:1}
-.card b{display:block;font-size:24px;line-height:1.3}.card span{color:#6b7280;font-size:12.5px}
-.row{display:flex;flex-wrap:wrap;gap:12px 44px;align-items:flex-start}.row>*{flex:0 1 auto;min-width:0}
-table{border-collapse:collapse;font-size:13.5px;margin:8px 0;font-variant-numeric:tabular-nums}
-th,td{padding:4px 0 4px 18px;text-align:right;border-bottom:1px solid #f0f1f3}th{color:#6b7280;font-weight:600}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:8px 0}
-figcaption{color:#6b7280;font-size:13px;max-width:75ch}
-"""
+from deepdisc.webpage import cards, image, paragraph, table, write_page
 
 
 def write_report(
@@ -57,8 +35,7 @@ def write_report(
     """
     detection, redshift = scored.metrics["detection"], scored.metrics["redshift"]
     sections = [
-        f"<h1>How good is this catalogue?</h1>{_paragraph(f'deepdisc {__version__}', 'quiet')}",
-        *(_paragraph(text, "lead") for text in summary(scored, setting)),
+        *(paragraph(text, "lead") for text in summary(scored, setting)),
         _cards(detection, redshift),
         _picture(scored, setting, outlines),
         _comparison(scored, names) if other is not None else "",
@@ -66,12 +43,7 @@ def write_report(
         _redshifts(scored),
         _left_out(scored),
     ]
-    body = "\n".join(section for section in sections if section)
-    write_text(
-        path,
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>deepdisc evaluation</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n",
-    )
+    write_page(path, "deepdisc evaluation", "How good is this catalogue?", sections)
 
 
 # --------------------------------------------------------------------------------------------------------------- words
@@ -127,47 +99,30 @@ def number(values: dict, name: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- HTML
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{html.escape(text)}</p>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    def line(cells: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    return f'<div class="wide"><table>{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
-
-
 def _image(figure, caption: str) -> str:
-    data = base64.b64encode(plots.png(figure)).decode()
-    text = html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    return image(plots.png(figure), caption)
 
 
 def _cards(detection: dict, redshift: dict) -> str:
-    cards = [
+    items = [
         ("completeness", percent(detection, "completeness"), f"n = {detection['completeness_n']:,}"),
         ("purity", percent(detection, "purity"), f"n = {detection['purity_n']:,}"),
     ]
     if detection["boxes"]["available"]:
-        cards.append(("AP, IoU .50:.95", percent(detection, "ap"), f"AP50 {percent(detection, 'ap50')}"))
+        items.append(("AP, IoU .50:.95", percent(detection, "ap"), f"AP50 {percent(detection, 'ap50')}"))
     if redshift["available"] and redshift["n"]:
-        cards.append(("sigma_NMAD", number(redshift, "sigma_nmad"), f"n = {redshift['n']:,}"))
-        cards.append(("outliers > 0.15", percent(redshift, "eta_15"), f"n = {redshift['n']:,}"))
-    inner = "".join(
-        f'<div class="card"><span>{html.escape(a)}</span><b>{html.escape(b)}</b><span>{html.escape(c)}</span></div>'
-        for a, b, c in cards
-    )
-    return f'<div class="cards">{inner}</div>'
+        items.append(("sigma_NMAD", number(redshift, "sigma_nmad"), f"n = {redshift['n']:,}"))
+        items.append(("outliers > 0.15", percent(redshift, "eta_15"), f"n = {redshift['n']:,}"))
+    return cards(items)
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
 def _picture(scored: Scored, setting: Setting, outlines: np.ndarray | None) -> str:
     if setting.mosaic is None:
-        return "<h2>The field</h2>" + _paragraph("No picture: no mosaic was given.", "quiet")
+        return "<h2>The field</h2>" + paragraph("No picture: no mosaic was given.", "quiet")
     if not any({*columns} <= set(scored.pred.columns) for columns in (BOX_COLUMNS, POSITION_COLUMNS)):
         text = "No picture: the catalogue has no positions in pixels, and the mosaic has no WCS."
-        return "<h2>The field</h2>" + _paragraph(text, "quiet")
+        return "<h2>The field</h2>" + paragraph(text, "quiet")
     part = pixels.picture(setting.mosaic, scored.pred)
     (x0, y0), (h, w) = part.origin, part.image.shape[1:]
     pred, result = scored.pred, scored.assessment
@@ -211,8 +166,8 @@ def _comparison(scored: Scored, names: tuple[str, str]) -> str:
     note += "Errors are bootstrap standard deviations; intervals hold 95 % of paired resamplings."
     redshift = comparison["redshift"]
     note += f" Redshifts: {redshift['n']:,} objects that both have." if redshift["available"] else ""
-    table = _table(("", *names, "difference or ratio, 95 %"), rows)
-    return "<h2>Side by side</h2>" + _paragraph(note, "quiet") + table + (figure if curves else "")
+    text = "<h2>Side by side</h2>" + paragraph(note, "quiet")
+    return text + table(("", *names, "difference or ratio, 95 %"), rows) + (figure if curves else "")
 
 
 def _detections(scored: Scored, setting: Setting, other: Scored | None, names: tuple[str, str]) -> str:
@@ -231,7 +186,7 @@ def _detections(scored: Scored, setting: Setting, other: Scored | None, names: t
         for i in range(0, len(panels), 2)
     )
     if not d["by_magnitude"]["purity"]:
-        figures += _paragraph(
+        figures += paragraph(
             "Purity by magnitude needs magnitudes of the detections, or the mosaic to sum their light.", "quiet"
         )
     return (
@@ -260,7 +215,7 @@ def _counts(d: dict) -> str:
         near = d["by_position"]
         label = f"matched within {near['max_distance_pix']:g} pixels instead: completeness, purity"
         rows.append((label, f"{100 * near['completeness']:.1f} %, {100 * near['purity']:.1f} %"))
-    return "<div><h3>Counts</h3>" + _table(("", ""), rows) + "</div>"
+    return "<div><h3>Counts</h3>" + table(("", ""), rows) + "</div>"
 
 
 def _precision(d: dict) -> str:
@@ -271,37 +226,37 @@ def _precision(d: dict) -> str:
             rows.append((label, *(percent(part, name) for name in ("ap", "ap50", "ap75")), f"{part['n_truth']:,}"))
         else:
             rows.append((label, part["reason"], "", "", ""))
-    table = _table(("", "AP .50:.95", "AP50", "AP75", "true objects"), rows)
-    return "<div><h3>COCO average precision, no limit on the number of detections</h3>" + table + "</div>"
+    text = "<div><h3>COCO average precision, no limit on the number of detections</h3>"
+    return text + table(("", "AP .50:.95", "AP50", "AP75", "true objects"), rows) + "</div>"
 
 
 def _pairs(pairs: dict) -> str:
     if not pairs["available"]:
-        return "<div><h3>Blended pairs</h3>" + _paragraph(f"Not available: {pairs['reason']}.", "quiet") + "</div>"
+        return "<div><h3>Blended pairs</h3>" + paragraph(f"Not available: {pairs['reason']}.", "quiet") + "</div>"
     rows = [
         (f"{row['from']:g} - {row['to']:g}", f"{100 * row['value']:.1f} ± {100 * row['err']:.1f} %", f"{row['n']:,}")
         for row in pairs["by_separation"]
     ]
     head = ("separation, PSF FWHM", "both found", "pairs")
-    return f"<div><h3>Blended pairs, both S/N &gt; {pairs['snr_min']:g}</h3>{_table(head, rows)}</div>"
+    return f"<div><h3>Blended pairs, both S/N &gt; {pairs['snr_min']:g}</h3>{table(head, rows)}</div>"
 
 
 def _classes(d: dict) -> str:
     rows = [(name, percent(item, "value"), f"{item['n']:,}") for name, item in d["by_class"].items()]
-    text = "<div><h3>By class</h3>" + _table(("true class", "completeness", "n"), rows) if rows else "<div>"
+    text = "<div><h3>By class</h3>" + table(("true class", "completeness", "n"), rows) if rows else "<div>"
     c = d["classification"]
     if c["available"] and c["n"]:
-        text += _paragraph(f"Class right for {percent(c, 'accuracy')} of {c['n']:,} matched objects.")
+        text += paragraph(f"Class right for {percent(c, 'accuracy')} of {c['n']:,} matched objects.")
     return text + "</div>"
 
 
 def _redshifts(scored: Scored) -> str:
     z = scored.metrics["redshift"]
     if not z["available"] or not z["n"]:
-        return "<h2>Redshifts</h2>" + _paragraph(f"Not available: {z.get('reason', 'no object could be scored')}.")
+        return "<h2>Redshifts</h2>" + paragraph(f"Not available: {z.get('reason', 'no object could be scored')}.")
     names = ("bias", "sigma_nmad", "sigma_iqr", "eta_15", "eta_iqr")
     rows = [(name, *(number(values, key) for key in names)) for name, values in z["by_estimate"].items()]
-    text = "<h2>Redshifts</h2>" + _table((f"n = {z['n']:,}", *names), rows)
+    text = "<h2>Redshifts</h2>" + table((f"n = {z['n']:,}", *names), rows)
     figures = _image(plots.redshifts(*z["arrays"], label=z["estimate"]), "Dashed: off by 0.15 (1 + z).")
     pdf = z["pdf"]
     if pdf["available"]:
@@ -312,21 +267,21 @@ def _redshifts(scored: Scored) -> str:
             "coverage_68": "in the central 68 %", "coverage_95": "in the central 95 %",
             "coverage_hdi_68": "in the densest 68 %", "coverage_hdi_95": "in the densest 95 %",
         }  # fmt: skip
-        right += _table((f"PDFs, n = {pdf['n']:,}", ""), [(label, number(pdf, key)) for key, label in labels.items()])
+        right += table((f"PDFs, n = {pdf['n']:,}", ""), [(label, number(pdf, key)) for key, label in labels.items()])
     else:
-        right = _paragraph(f"PDFs are not scored: {pdf['reason']}.", "quiet")
+        right = paragraph(f"PDFs are not scored: {pdf['reason']}.", "quiet")
     text += f'<div class="row">{figures}<div>{right}</div></div>'
     if len(z["by_flag"]) > 1:
         flagged = [
             (k, f"{v['n']:,}", f"{v['sigma_nmad']:.4f}", f"{100 * v['eta_15']:.1f} %") for k, v in z["by_flag"].items()
         ]
         text += "<h3>By flag (flagged objects are included above)</h3>"
-        text += _table(("flag", "n", "sigma_NMAD", "eta_15"), flagged)
+        text += table(("flag", "n", "sigma_NMAD", "eta_15"), flagged)
     return text
 
 
 def _left_out(scored: Scored) -> str:
     d, z = scored.metrics["detection"], scored.metrics["redshift"]
     rows = [(reason, f"{n:,}") for reason, n in {**d["excluded"], **z.get("excluded", {})}.items()]
-    notes = "".join(_paragraph(note) for note in scored.metrics["notes"])
-    return "<h2>What was left out, and what was added</h2>" + _table(("", "objects"), rows) + notes
+    notes = "".join(paragraph(note) for note in scored.metrics["notes"])
+    return "<h2>What was left out, and what was added</h2>" + table(("", "objects"), rows) + notes
