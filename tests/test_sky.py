@@ -2,18 +2,21 @@
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.wcs import WCS
 
 from deepdisc.sky import PixelGrid, centers_to_edges, edges_to_centers, rotate_shear
 
 
-def tan_wcs(crpix=(51.0, 41.0), rotation_deg=0.0) -> WCS:
+def tan_wcs(crpix=(51.0, 41.0), rotation_deg=0.0, mirrored=False) -> WCS:
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = [150.0, 2.0]
     wcs.wcs.crpix = crpix
     angle = np.radians(rotation_deg)
     wcs.wcs.cd = 0.2 / 3600 * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirrored:
+        wcs.wcs.cd[:, 0] *= -1
     return wcs
 
 
@@ -91,3 +94,55 @@ def test_shear_turns_twice_as_fast_as_the_picture():
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moments = turn @ np.array([[1 + g1, g2], [g2, 1 - g1]]) @ turn.T
     assert rotate_shear(g1, g2, angle) == pytest.approx(((moments[0, 0] - moments[1, 1]) / 2, moments[0, 1]))
+
+
+# A step along +x of `tan_wcs` goes (East, North) = (-cos, sin) of its rotation, mirrored (cos, -sin): to the position angles
+# -90, -60, 0 degrees, mirrored 90, 120, 180. Shear has twice these angles.
+ALONG_X = [
+    (0.0, False, (-0.1, 0.0)),
+    (30.0, False, (-0.05, -0.05 * np.sqrt(3))),
+    (90.0, False, (0.1, 0.0)),
+    (0.0, True, (-0.1, 0.0)),
+    (30.0, True, (-0.05, -0.05 * np.sqrt(3))),
+    (90.0, True, (0.1, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("rotation", "mirrored", "expected"), ALONG_X)
+def test_a_shear_along_x_points_where_the_wcs_says(rotation, mirrored, expected):
+    grid = PixelGrid.from_wcs(tan_wcs(rotation_deg=rotation, mirrored=mirrored), (80, 100))
+    assert np.ravel(grid.shear_to_sky(50.0, 40.0, 0.1, 0.0)) == pytest.approx(expected, abs=1e-7)
+    assert np.ravel(grid.shear_to_pixel(50.0, 40.0, *expected)) == pytest.approx((0.1, 0.0), abs=1e-7)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("rotation", [0.0, 30.0, 90.0, 200.0])
+def test_shear_on_the_sky_is_the_position_angle_of_neighbours(rotation, mirrored):
+    """A double star along a position angle, placed by astropy's spherical offset, is stretched that way."""
+    from astropy.coordinates import SkyCoord
+
+    wcs = tan_wcs(rotation_deg=rotation, mirrored=mirrored)
+    grid, angle = PixelGrid.from_wcs(wcs, (80, 100)), np.radians(25.0)
+    here = SkyCoord(*grid.to_sky(70.0, 20.0), unit="deg")
+    there = here.directional_offset_by(angle * u.rad, 1 * u.arcsec)
+    x, y = grid.to_pixel(there.ra.deg, there.dec.deg)
+    on_picture = np.arctan2(y - 20.0, x - 70.0)
+    g1, g2 = grid.shear_to_sky(70.0, 20.0, 0.3 * np.cos(2 * on_picture), 0.3 * np.sin(2 * on_picture))
+    assert (g1[0], g2[0]) == pytest.approx((0.3 * np.cos(2 * angle), 0.3 * np.sin(2 * angle)), abs=1e-5)
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), [(0.0, False), (30.0, False), (30.0, True)])
+def test_moments_of_a_picture_that_galsim_drew_through_the_wcs(rotation, mirrored):
+    galsim = pytest.importorskip("galsim", reason='needs the extra "sim"')
+    wcs = tan_wcs(rotation_deg=rotation, mirrored=mirrored)
+    grid = PixelGrid.from_wcs(wcs, (80, 100))
+    image = galsim.Image(80, 80, wcs=galsim.AstropyWCS(wcs=wcs).local(galsim.PositionD(51, 41)))
+    # GalSim's sky plane has u to the West and v to the North, so that its angles are position angles plus 90 degrees.
+    galsim.Gaussian(sigma=1.5).shear(g1=-0.1, g2=-0.05).drawImage(image, method="no_pixel")
+    shape = image.FindAdaptiveMom(use_sky_coords=False).observed_shape
+    g1, g2 = grid.shear_to_sky(50.0, 40.0, shape.g1, shape.g2)
+    assert (g1[0], g2[0]) == pytest.approx((0.1, 0.05), abs=2e-4)
+
+
+def test_without_wcs_the_sky_components_of_shear_are_nan():
+    assert np.isnan(PixelGrid((10, 10), 0.3).shear_to_sky([1.0], [2.0], [0.1], [0.1])).all()
