@@ -4,10 +4,10 @@ Inside the program pixel i covers [i, i + 1): positions and boxes are *edge* coo
 i + 0.5. Catalogues and the FITS WCS count pixel *centres*: 0-based, the centre of pixel i is i. (FITS headers and DS9
 count centres from 1.) Sky positions are ICRS degrees.
 
-Shear (spin 2) has two frames. *Pixel*: (g1, g2) = |g| (cos 2a, sin 2a), a the angle of the stretched axis from +x to +y,
-as the stamps show it. *Sky*, as in catalogues: the same with the position angle, from North through East (the IAU's
-polarisation convention, Hamaker & Bregman 1996, A&AS 117, 161): +g1 is stretched North-South, +g2 from the South-West to
-the North-East. On a picture with North up and East left, sky = -pixel in both components.
+Shear (spin 2) has two frames. *Pixel*: (g1, g2) = |g| (cos 2a, sin 2a), a the angle of the stretched axis from +x to
++y, as the stamps show it. *Sky*, as in catalogues: the same with the position angle, from North through East (the
+IAU's polarisation convention, Hamaker & Bregman 1996, A&AS 117, 161): +g1 is stretched North-South, +g2 from the
+South-West to the North-East. On a picture with North up and East left, sky = -pixel in both components.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ class PixelGrid:
         """Sky components of a shear given along the pixel axes.
 
         Args:
-            x, y: (N,) where it is, 0-based pixel centres.
-            g1, g2: (N,) components along the pixel axes.
+            x: (N,) where it is, 0-based pixel centres.
+            y: (N,) the same.
+            g1: (N,) component along the pixel axes.
+            g2: (N,) component along the diagonal.
 
         Returns:
             (N,) components from North through East, ICRS; NaN without a WCS.
@@ -114,7 +116,8 @@ class PixelGrid:
         Skewed pixels are taken as the rotation (and reflection) nearest to them, the polar decomposition.
 
         Args:
-            x, y: (N,) 0-based pixel centres.
+            x: (N,) 0-based pixel centres.
+            y: (N,) 0-based pixel centres.
 
         Returns:
             (N,) angle of North from +x to +y, radians; (N,) parity: 1 where East lies counter-clockwise of North, as on

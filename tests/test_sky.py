@@ -96,8 +96,8 @@ def test_shear_turns_twice_as_fast_as_the_picture():
     assert rotate_shear(g1, g2, angle) == pytest.approx(((moments[0, 0] - moments[1, 1]) / 2, moments[0, 1]))
 
 
-# A step along +x of `tan_wcs` goes (East, North) = (-cos, sin) of its rotation, mirrored (cos, -sin): to the position angles
-# -90, -60, 0 degrees, mirrored 90, 120, 180. Shear has twice these angles.
+# A step along +x of `tan_wcs` goes (East, North) = (-cos, sin) of its rotation, mirrored (cos, -sin): to the position
+# angles -90, -60, 0 degrees, mirrored 90, 120, 180. Shear has twice these angles.
 ALONG_X = [
     (0.0, False, (-0.1, 0.0)),
     (30.0, False, (-0.05, -0.05 * np.sqrt(3))),
