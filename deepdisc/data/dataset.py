@@ -48,6 +48,29 @@ def read_description(root: str | Path) -> dict[str, Any]:
     return description
 
 
+def read_tile(path: str | Path, planes: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Read a tile of a data set.
+
+    Args:
+        path: its file.
+        planes: numbers of the bands wanted, in this order.
+
+    Returns:
+        image (C, h, w) float32 nJy, variance (C, h, w) nJy^2, mask (C, h, w) bool, segmentation (h, w) int32, E(B-V) in
+        even cells (rows, columns).
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with fitsio.FITS(str(path)) as fits:
+            cubes = [fits[name].read()[list(planes)] for name in ("IMAGE", "VARIANCE", "MASK")]
+            segmentation, ebv = fits["SEGMENTATION"].read(), fits["EBV"].read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
+    return cubes[0], cubes[1], cubes[2].astype(bool), segmentation, ebv
+
+
 @dataclass(frozen=True)
 class NoiseAugmentation:
     """With `probability`, make a sample as noisy as a shallower exposure.
@@ -119,7 +142,7 @@ class TileDataset(Dataset):
         self.tiles = self._read_tiles()
         self._truth = self._read_truth()
         self._windows = None if augment else self._cover()
-        self._cache = [self._read_tile(i) for i in range(len(self.tiles))] if cache else None
+        self._cache = [self._read(i) for i in range(len(self.tiles))] if cache else None
 
     def __len__(self) -> int:
         return len(self.tiles) if self._windows is None else len(self._windows)
@@ -200,19 +223,11 @@ class TileDataset(Dataset):
         empty = truth[:0]
         return [{name: by_tile.get(tile, empty)[name].to_numpy() for name in columns} for tile in self.tiles.tile]
 
-    def _read_tile(self, index: int) -> tuple[np.ndarray, ...]:
-        """image, variance, mask, segmentation, E(B-V) grid of a tile, in the order of the bands asked for."""
-        path = self.root / self.tiles.file.iloc[index]
-        try:
-            with fitsio.FITS(str(path)) as fits:
-                cubes = [fits[name].read()[self._band_index] for name in ("IMAGE", "VARIANCE", "MASK")]
-                segmentation, ebv = fits["SEGMENTATION"].read(), fits["EBV"].read()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
-        return cubes[0], cubes[1], cubes[2].astype(bool), segmentation, ebv
+    def _read(self, index: int) -> tuple[np.ndarray, ...]:
+        return read_tile(self.root / self.tiles.file.iloc[index], self._band_index)
 
     def _pixels(self, index: int) -> tuple[np.ndarray, ...]:
-        return self._read_tile(index) if self._cache is None else self._cache[index]
+        return self._read(index) if self._cache is None else self._cache[index]
 
     def _tile(self, index: int) -> Sample:
         image, variance, mask, segmentation, _ = self._pixels(index)
