@@ -1,6 +1,7 @@
 """The synthetic sky: galaxies and stars, instruments and noise -> mosaic and truth. Needs the extra `sim` (GalSim)."""
 
 from deepdisc.simulate.fields import simulate
+from deepdisc.simulate.lensing import Lensing
 from deepdisc.simulate.settings import Sky
 
-__all__ = ["Sky", "simulate"]
+__all__ = ["Lensing", "Sky", "simulate"]

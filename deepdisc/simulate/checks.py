@@ -1,0 +1,65 @@
+"""Checks that the simulator's settings share: numbers and ranges within limits, named as the config names them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepdisc.errors import InputError
+
+Range = tuple[float, float]
+Limits = Mapping[str, tuple[float, float]]
+
+
+def check_numbers(settings: Any, prefix: str, limits: Limits) -> None:
+    """Check that each named number of a settings dataclass lies within its limits; None passes where it is the default.
+
+    Args:
+        settings: the dataclass.
+        prefix: what stands before the name in the config, "sky.lensing".
+        limits: name -> (lowest, highest).
+
+    Raises:
+        InputError: names the setting, its value and the limits.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for name, (lowest, highest) in limits.items():
+        value = getattr(settings, name)
+        if value is None and defaults[name] is None:
+            continue
+        if not _is_number(value) or not lowest <= value <= highest:
+            raise InputError(f"{prefix}.{name} is {value!r}; it must be within {lowest:g} to {highest:g}")
+
+
+def check_ranges(settings: Any, prefix: str, limits: Limits) -> None:
+    """Check ranges (low, high), as `check_numbers`, and store them as tuples of float, also in a frozen dataclass."""
+    for name, (lowest, highest) in limits.items():
+        value = pair(prefix, name, getattr(settings, name))
+        if not lowest <= value[0] <= value[1] <= highest:
+            allowed = f"[low, high] within {lowest:g} to {highest:g}"
+            raise InputError(f"{prefix}.{name} is {list(value)}; it must be {allowed}")
+        object.__setattr__(settings, name, value)
+
+
+def check_choice(settings: Any, prefix: str, name: str, choices: Sequence[str]) -> None:
+    """Check that a setting is one of some words."""
+    if getattr(settings, name) not in choices:
+        raise InputError(f"{prefix}.{name} is {getattr(settings, name)!r}; it must be one of {', '.join(choices)}")
+
+
+def pair(prefix: str, name: str, value: Any) -> Range:
+    """The two numbers of a setting.
+
+    Raises:
+        InputError: it does not hold two numbers.
+    """
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if len(values) != 2 or not all(map(_is_number, values)):
+        raise InputError(f"{prefix}.{name} is {values}; it needs two numbers")
+    return float(values[0]), float(values[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
