@@ -1,4 +1,4 @@
-"""What a file is and what it holds: `deepdisc inspect`."""
+"""What a file is and what it holds, in words and in pictures: `deepdisc inspect`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,31 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if path.suffix in _TABLES or _is_fits_table(path):
         return _catalogue(path)
     return _mosaic(path)
+
+
+def draw(path: str | Path, output: str | Path, tiles: int = 4, seed: int = 0) -> Path:
+    """Draw a data set as a page with its pictures.
+
+    Args:
+        path: a data set's folder, or its dataset.yaml.
+        output: folder to write into; must not exist.
+        tiles: number of random tiles of each split.
+        seed: which tiles.
+
+    Returns:
+        The page, report.html.
+
+    Raises:
+        InputError: `path` is no data set, or see `data.drawing.draw_dataset`.
+    """
+    path = Path(path)
+    root = path.parent if path.name == "dataset.yaml" else path
+    if not (root / "dataset.yaml").is_file():
+        kind = inspect(path)["kind"]
+        raise InputError(f"--output draws data sets, and {path} is a {kind}; leave --output out to have it described")
+    from deepdisc.data.drawing import draw_dataset
+
+    return draw_dataset(root, output, tiles, seed)
 
 
 def _folder(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures: colour pictures of fields with outlines, redshifts, PIT, completeness and purity.
+"""Figures: colour pictures of fields and tiles with outlines, panels of histograms and curves, redshifts, PIT, ...
 
 Every function takes arrays and returns a `matplotlib.figure.Figure`; nothing touches pyplot's global state, so that
 they work in servers and threads. `png` turns a figure into bytes.
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.ndimage import gaussian_filter
 
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#2563eb", "#ea8a0c", "#16a34a", "#dc2626", "#9ca3af", "#1f2937"
 SIDES = (BLUE, ORANGE)  # of a comparison: first, second
+SERIES = (BLUE, ORANGE, GREEN, RED)
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -154,6 +156,191 @@ def label_borders(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.nd
     y, x = np.nonzero(padded[1:] != padded[:-1])
     horizontal = np.stack((np.stack((x - 1, y), 1), np.stack((x, y), 1)), axis=1)
     return np.concatenate((vertical, horizontal)).astype(float) + np.array([x0, y0])
+
+
+def tile(
+    rgb: np.ndarray, borders: np.ndarray, boxes: np.ndarray, colors: Sequence[str], texts: Sequence[str], title: str
+) -> Figure:
+    """A tile beside the same tile with the objects' outlines and boxes, and a text at each box.
+
+    Args:
+        rgb: (h, w, 3) in 0..1.
+        borders: (S, 2, 2) of `label_borders`.
+        boxes: (N, 4) pixel-edge coordinates of the tile.
+        colors: of the boxes, N.
+        texts: N; empty ones are not written.
+        title: above the picture.
+    """
+    h, w = rgb.shape[:2]
+    figure = Figure(figsize=(11.5, 11.5 / 2 * h / w + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10, color=INK, ha="left", x=0.01)
+    plain, drawn = figure.subplots(1, 2)
+    for axes in (plain, drawn):
+        axes.imshow(rgb, origin="lower", extent=(0, w, 0, h), interpolation="nearest")
+        axes.tick_params(labelsize=8, colors=INK)
+        axes.set_xlabel("x, pixels", fontsize=8, color=INK)
+    plain.set_ylabel("y, pixels", fontsize=8, color=INK)
+    drawn.add_collection(LineCollection(borders, colors="#f9fafb", linewidths=0.5, alpha=0.8))
+    patches = [Rectangle((b[0], b[1]), b[2] - b[0], b[3] - b[1]) for b in boxes]
+    drawn.add_collection(PatchCollection(patches, facecolor="none", edgecolor=list(colors), linewidth=0.9))
+    for box, text, color in zip(boxes, texts, colors, strict=True):
+        if text:
+            x, y = np.clip(box[2], 0, w), np.clip(box[3], 0, h)
+            drawn.text(x, y, text, color=color, fontsize=6.5, clip_on=True, ha="left", va="bottom")
+    drawn.set(xlim=(0, w), ylim=(0, h))
+    return figure
+
+
+def stamps(images: Sequence[Sequence[np.ndarray]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Small pictures in rows (objects) and columns (bands), dark on light, asinh scale.
+
+    Args:
+        images: per row and column (h, w) in units of the noise.
+        rows: text beside each row.
+        columns: text above each column.
+    """
+    count = len(columns)
+    figure = Figure(figsize=(1.25 * count + 1.2, 1.25 * len(images) + 0.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    grid = figure.subplots(len(images), count, squeeze=False)
+    for i, line in enumerate(images):
+        for j, image in enumerate(line):
+            axes = grid[i, j]
+            peak = max(10.0, float(np.nanmax(image, initial=0.0)))
+            shown = np.arcsinh(np.nan_to_num(image) / 2) / np.arcsinh(peak / 2)
+            axes.imshow(shown, origin="lower", cmap="gray_r", vmin=np.arcsinh(-1) / np.arcsinh(peak / 2), vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if i == 0:
+                axes.set_title(columns[j], fontsize=9, color=INK)
+            if j == 0:
+                axes.set_ylabel(rows[i], fontsize=7.5, color=INK, rotation=0, ha="right", va="center")
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------------- panels
+@dataclass(frozen=True)
+class Series:
+    """What is drawn in a panel: points with error bars, a line, a histogram's steps, or a band between two lines.
+
+    Attributes:
+        name: in the legend; "" for none.
+        x: (N,), or (N + 1,) bin edges for steps.
+        y: (N,) values; of a band, the lower line.
+        err: (N,) 1-sigma errors, or None; of a band, (N,) the upper line.
+        kind: "points", "line", "steps" or "band".
+        color: of `SERIES`; None for the next one.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    err: np.ndarray | None = None
+    kind: str = "points"
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram.
+
+    Attributes:
+        xlabel: with unit.
+        ylabel: with unit.
+        series: what is drawn.
+        log_x: logarithmic axis.
+        log_y: logarithmic axis.
+        note: above the diagram, the number of objects, say.
+        level: where a dashed horizontal line is drawn.
+        ticks: names at x = 0, 1, ... instead of numbers.
+        xlim: range of the axis.
+        ylim: range of the axis.
+    """
+
+    xlabel: str
+    ylabel: str
+    series: Sequence[Series]
+    log_x: bool = False
+    log_y: bool = False
+    note: str = ""
+    level: float | None = None
+    ticks: Sequence[str] | None = None
+    xlim: tuple[float, float] | None = None
+    ylim: tuple[float, float] | None = None
+
+
+def panels(items: Sequence[Panel], columns: int = 3) -> Figure:
+    """Diagrams side by side, `columns` in a row; the legend stands in the first that has each set of names."""
+    columns = min(columns, len(items))
+    rows = -(-len(items) // columns)
+    figure = Figure(figsize=(3.83 * columns, 2.9 * rows), layout="constrained")
+    seen: set[tuple[str, ...]] = set()
+    for i, item in enumerate(items):
+        axes = _axes(figure, rows, columns, i + 1)
+        for number, series in enumerate(item.series):
+            _draw(axes, series, series.color or SERIES[number % len(SERIES)])
+        axes.set_xlabel(item.xlabel, fontsize=9, color=INK)
+        axes.set_ylabel(item.ylabel, fontsize=9, color=INK)
+        axes.tick_params(labelsize=8)
+        if item.log_x:
+            axes.set_xscale("log")
+        if item.log_y:
+            axes.set_yscale("log")
+        if item.level is not None:
+            axes.axhline(item.level, color=INK, linewidth=0.9, linestyle="--")
+        if item.ticks is not None:
+            axes.set_xticks(range(len(item.ticks)), item.ticks, rotation=45 if len(item.ticks) > 5 else 0)
+        axes.set(xlim=item.xlim, ylim=item.ylim)
+        if item.note:
+            axes.set_title(item.note, fontsize=8, color="#6b7280", loc="right")
+        names = tuple(series.name for series in item.series if series.name)
+        if names and names not in seen:
+            seen.add(names)
+            axes.legend(fontsize=8, frameon=False, loc="best")
+    return figure
+
+
+def _draw(axes, series: Series, color: str) -> None:
+    label = series.name or None
+    if series.kind == "steps":
+        axes.stairs(series.y, series.x, color=color, linewidth=1.4, label=label)
+        if series.err is not None:
+            middle = (np.asarray(series.x)[1:] + np.asarray(series.x)[:-1]) / 2
+            axes.errorbar(middle, series.y, yerr=series.err, fmt="none", ecolor=color, elinewidth=0.8, alpha=0.6)
+    elif series.kind == "band":
+        axes.fill_between(series.x, series.y, series.err, color=color, alpha=0.18, linewidth=0, label=label)
+    elif series.kind == "line":
+        axes.plot(series.x, series.y, color=color, linewidth=1.6, label=label)
+    else:
+        assert series.kind == "points", series.kind
+        axes.errorbar(series.x, series.y, yerr=series.err, color=color, fmt="o", markersize=3.5, elinewidth=1.0,
+                      capsize=1.5, label=label)  # fmt: skip
+
+
+def sky_map(areas: Mapping[str, np.ndarray], xlabel: str, ylabel: str, east_left: bool) -> Figure:
+    """Where tiles lie, one colour per split.
+
+    Args:
+        areas: name -> (N, 4, 2) corners.
+        xlabel: with unit.
+        ylabel: with unit.
+        east_left: x grows to the left.
+    """
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = _axes(figure, 111)
+    for color, (name, corners) in zip(SERIES, areas.items(), strict=False):
+        axes.add_collection(PolyCollection(corners, facecolor=color, edgecolor=color, alpha=0.35, linewidth=0.6))
+        # Tiles of fields far apart are too small to be seen: a dot marks each.
+        axes.plot(*corners.mean(axis=1).T, linestyle="", marker=".", markersize=2, color=color,
+                  label=f"{name} ({len(corners):,} tiles)")  # fmt: skip
+    axes.autoscale_view()
+    axes.set_aspect("equal", adjustable="datalim")
+    if east_left:
+        axes.invert_xaxis()
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=5)
+    return figure
 
 
 # ----------------------------------------------------------------------------------------------------------- redshifts

@@ -6,9 +6,10 @@ import base64
 import html
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from deepdisc import __version__
-from deepdisc.files import write_text
+from deepdisc.files import atomic_path, write_text
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2937;--page:#fff;--quiet:#6b7280;--line:#e5e7eb}
@@ -63,8 +64,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="wide"><table>{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
 
 
-def image(png: bytes, caption: str) -> str:
-    """A picture, held in the page itself, with its caption."""
+def image(png: bytes, caption: str, keep: Path | None = None) -> str:
+    """A picture, held in the page itself, with its caption; also written to the file `keep`, if that is given."""
+    if keep is not None:
+        with atomic_path(keep) as temporary:
+            temporary.write_bytes(png)
     text = html.escape(caption)
     data = base64.b64encode(png).decode()
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'

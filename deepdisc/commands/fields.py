@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from deepdisc.arguments import natural, positive
 from deepdisc.commands.command import DONE, add_overrides, command, print_yaml
+from deepdisc.errors import InputError
 
 
 def add_simulate(commands) -> None:
@@ -62,15 +64,25 @@ def add_inspect(commands) -> None:
         commands,
         "inspect",
         run_inspect,
-        "say what a file is: mosaic, catalogue, config, checkpoint, data set",
-        "deepdisc inspect sky/mosaic.yaml",
+        "say what a file is: mosaic, catalogue, config, checkpoint, data set; draw a data set",
+        "deepdisc inspect sky/mosaic.yaml\n  deepdisc inspect DATASET --output look --tiles 6",
+        "With --output, a data set is drawn: random tiles with their truth, a map, distributions, noise (report.html).",
     )
     parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="draw the data set PATH into this new folder")
+    parser.add_argument("--tiles", type=positive, metavar="N", help="random tiles drawn of each split (default: 4)")
+    parser.add_argument("--seed", type=natural, metavar="N", help="which tiles are drawn (default: 0)")
 
 
 def run_inspect(args: argparse.Namespace) -> int:
     """`deepdisc inspect`."""
-    from deepdisc.inspection import inspect
+    from deepdisc.inspection import draw, inspect
 
+    chosen = {name: value for name in ("tiles", "seed") if (value := getattr(args, name)) is not None}
+    if args.output is not None:
+        print(draw(args.path, args.output, **chosen))
+        return DONE
+    if chosen:
+        raise InputError(f"--{next(iter(chosen))}: nothing is drawn without --output; add it, or leave this out")
     print_yaml(inspect(args.path))
     return DONE
