@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs import WCS
 
-from deepdisc.errors import require_extra
-from deepdisc.photometry import njy_from_mag
+from deepdisc.errors import InputError
+from deepdisc.photometry import mag_from_njy
 from deepdisc.simulate.instruments import Band, Instrument
+from deepdisc.simulate.psfs import PSF, TERMS, MoffatPSF, variation_terms
 from deepdisc.simulate.settings import Sky
 from deepdisc.sky import PixelGrid
 
@@ -23,16 +25,19 @@ FIELDS_PER_ROW = 20
 FIELD_SPACING = 1.2  # in units of the field's larger side: fields share no sky
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """One field's conditions. B = number of bands; arrays are (B,) in the order of `instrument.bands`.
 
     Attributes:
         instrument: pixel scale and bands.
         grid: pixels and their sky positions (TAN).
-        depth_5sigma: AB magnitude of a 5-sigma point source in this field's seeing.
-        psf_fwhm_arcsec: width of the Moffat PSF before the pixel.
-        moffat_beta: its exponent.
+        psf_width: factors on the widths of the instrument's PSFs.
+        exposure_factor: factors on the instrument's numbers of exposures.
+        moffat_beta: exponent in place of the instrument's, or None.
+        psf_cells: cells across the field's longer side in which the PSF is constant.
+        psf_variation: (B, 3, 5) coefficients of `psfs.variation_terms` for the relative width and the shear (e1, e2,
+            pixel axes) of the PSF.
         ebv: Milky Way E(B-V), mag.
         galaxy_density, star_density: factors on the population's densities.
         full_variance: whether the VARIANCE plane includes the objects' photon noise.
@@ -40,9 +45,11 @@ class Conditions:
 
     instrument: Instrument
     grid: PixelGrid
-    depth_5sigma: np.ndarray
-    psf_fwhm_arcsec: np.ndarray
-    moffat_beta: float
+    psf_width: np.ndarray
+    exposure_factor: np.ndarray
+    moffat_beta: float | None
+    psf_cells: int
+    psf_variation: np.ndarray
     ebv: float
     galaxy_density: float
     star_density: float
@@ -53,48 +60,138 @@ class Conditions:
         """The bands, in order."""
         return self.instrument.bands
 
-    def psf(self, band: int, **keywords) -> galsim.GSObject:
-        """The PSF of one band, flux 1, without the pixel; keywords go to GalSim."""
-        galsim = require_extra("galsim", "sim")
-        return galsim.Moffat(beta=self.moffat_beta, fwhm=float(self.psf_fwhm_arcsec[band]), **keywords)
+    @property
+    def exposures(self) -> np.ndarray:
+        """(B,) effective number of exposures."""
+        return np.array([band.exposures for band in self.bands]) * self.exposure_factor
 
-    def sky_sigma_njy(self) -> np.ndarray:
-        """(B,) noise of the sky per pixel: sigma = F5/5 sqrt(sum P^2), P the PSF in pixels (sum 1).
+    # ---------------------------------------------------------------------------------------------------------- PSF
+    def psf(self, band: int, x: float | None = None, y: float | None = None, **keywords: Any) -> galsim.GSObject:
+        """The PSF of one band, flux 1, without the pixel.
 
-        The flux measured with weights P has the variance sigma^2 / sum P^2, e.g. King 1983, PASP 95, 163.
+        Args:
+            band: its number.
+            x: 0-based pixel centre: the PSF is that of the cell that holds x, y; None: the field's mean.
+            y: the same.
+            keywords: go to GalSim ("gsparams").
         """
-        scale = self.instrument.pixel_scale_arcsec
-        sharpness = []
-        for band in range(len(self.bands)):
-            pixels = self.psf(band).drawImage(nx=65, ny=65, scale=scale, method="auto", dtype=np.float64).array
-            sharpness.append((pixels**2).sum())
-        return njy_from_mag(self.depth_5sigma) / 5 * np.sqrt(sharpness)
+        profile = _spec(self.bands[band], self.moffat_beta).profile(self.bands[band].pivot_nm, **keywords)
+        width, e1, e2 = float(self.psf_width[band]), 0.0, 0.0
+        if x is not None and self.psf_varies:
+            change, e1, e2 = self.psf_variation[band] @ variation_terms(*self._cell_center(x, y))
+            width *= 1 + change
+        profile = profile if width == 1 else profile.dilate(width)
+        return profile.shear(g1=e1, g2=e2) if e1 or e2 else profile
+
+    @property
+    def psf_varies(self) -> bool:
+        """Whether the PSF is another one elsewhere in the field."""
+        return bool(np.any(self.psf_variation))
+
+    def psf_cell(self, x: Any, y: Any) -> np.ndarray:
+        """Numbers (from 0, int) of the cells in which the PSF is constant; 0 everywhere if it does not vary."""
+        column, row, columns = self._cells(x, y)
+        return row * columns + column if self.psf_varies else np.zeros_like(column)
+
+    def _cells(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray, int]:
+        side = max(self.grid.shape) / self.psf_cells
+        rows, columns = (max(1, math.ceil(length / side - 1e-9)) for length in self.grid.shape)
+        column = np.clip((np.asarray(x) + 0.5) // side, 0, columns - 1).astype(np.int64)
+        row = np.clip((np.asarray(y) + 0.5) // side, 0, rows - 1).astype(np.int64)
+        return column, row, columns
+
+    def _cell_center(self, x: float, y: float) -> tuple[float, float]:
+        """Centre of the cell that holds x, y, as u, v in -1..1 across the field's longer side."""
+        column, row, _ = self._cells(x, y)
+        return 2 * (float(column) + 0.5) / self.psf_cells - 1, 2 * (float(row) + 0.5) / self.psf_cells - 1
+
+    @functools.cached_property
+    def psf_fwhm_arcsec(self) -> np.ndarray:
+        """(B,) full width at half maximum of the PSF before the pixel."""
+        return self.psf_width * [_fwhm_arcsec(_spec(band, self.moffat_beta), band.pivot_nm) for band in self.bands]
+
+    # -------------------------------------------------------------------------------------------------------- noise
+    def sky_sigma_njy(self) -> np.ndarray:
+        """(B,) noise of the sky per pixel, by photon statistics (see instruments.py)."""
+        density = np.array([band.noise_density_njy() for band in self.bands])
+        return density * self.instrument.pixel_scale_arcsec / np.sqrt(self.exposure_factor)
 
     def electrons_per_njy(self) -> np.ndarray:
-        """(B,) gain that makes the sky's photon noise the sky's noise: (sky per pixel) / (variance per pixel)."""
-        surface = njy_from_mag([band.sky_mag_arcsec2 for band in self.bands])
-        return surface * self.instrument.pixel_scale_arcsec**2 / self.sky_sigma_njy() ** 2
+        """(B,) electrons that 1 nJy gives in all exposures together."""
+        return np.array([band.electrons_per_njy for band in self.bands]) * self.exposures
+
+    @functools.cached_property
+    def depth_5sigma(self) -> np.ndarray:
+        """(B,) AB magnitude of a point source of signal-to-noise 5, as each band defines its depth."""
+        sigma = self.sky_sigma_njy()
+        return np.array([self._depth(band, float(sigma[band])) for band in range(len(self.bands))])
+
+    def _depth(self, band: int, sigma_njy: float) -> float:
+        """The error of the flux is sigma / sqrt(sum P^2) with the PSF as weight, P the PSF in pixels (King 1983, PASP
+        95, 163), and sigma sqrt(pixels) / (share of the light) in an aperture.
+        """
+        scale, diameter = self.instrument.pixel_scale_arcsec, self.bands[band].depth_aperture_arcsec
+        if diameter is None:
+            pixels = self.psf(band).drawImage(nx=129, ny=129, scale=scale, method="auto", dtype=np.float64).array
+            return float(mag_from_njy(5 * sigma_njy / math.sqrt((pixels**2).sum())))
+        # Fine steps, because an aperture of few pixels is not round; the pixel is added as a convolution.
+        fine = self.psf(band).drawImage(nx=401, ny=401, scale=diameter / 80, method="auto", dtype=np.float64).array
+        y, x = np.indices(fine.shape) - 200
+        share = fine[np.hypot(x, y) <= 40].sum()
+        return float(mag_from_njy(5 * sigma_njy * math.sqrt(math.pi / 4) * diameter / scale / share))
+
+
+def _spec(band: Band, moffat_beta: float | None) -> PSF:
+    return band.psf if moffat_beta is None else replace(band.psf, beta=moffat_beta)
+
+
+@functools.cache
+def _fwhm_arcsec(spec: PSF, pivot_nm: float) -> float:
+    return spec.fwhm_arcsec if isinstance(spec, MoffatPSF) else float(spec.profile(pivot_nm).calculateFWHM())
 
 
 def draw_conditions(sky: Sky, instrument: Instrument, number: int, rng: np.random.Generator) -> Conditions:
-    """Draw the conditions of field `number`; where it points depends on the number alone."""
+    """Draw the conditions of field `number`; where it points depends on the number alone.
+
+    Raises:
+        InputError: `sky.moffat_beta` is given and a band's PSF is no Moffat profile.
+    """
     count = len(instrument.bands)
-    depth = np.array([band.depth_5sigma for band in instrument.bands])
-    depth = depth + rng.uniform(*sky.depth_offset) + rng.uniform(-1, 1, count) * sky.depth_jitter
-    fwhm = np.array([band.psf_fwhm_arcsec for band in instrument.bands])
-    fwhm = fwhm * rng.uniform(*sky.seeing_factor) * (1 + rng.uniform(-1, 1, count) * sky.seeing_jitter)
+    # Depths grow by m where exposures are 10^(0.8 m) times as many.
+    deeper = rng.uniform(*sky.depth_offset) + rng.uniform(-1, 1, count) * sky.depth_jitter
+    width = rng.uniform(*sky.seeing_factor) * (1 + rng.uniform(-1, 1, count) * sky.seeing_jitter)
     wcs = tan_wcs(field_center(sky, instrument.pixel_scale_arcsec, number), sky.shape, instrument.pixel_scale_arcsec)
     return Conditions(
         instrument=instrument,
         grid=PixelGrid(sky.shape, instrument.pixel_scale_arcsec, wcs),
-        depth_5sigma=depth,
-        psf_fwhm_arcsec=fwhm,
-        moffat_beta=float(rng.uniform(*sky.moffat_beta)),
+        psf_width=width,
+        exposure_factor=10 ** (0.8 * deeper),
+        moffat_beta=_draw_beta(sky, instrument, rng),
+        psf_cells=int(sky.psf_cells),
         ebv=float(np.float32(rng.uniform(*sky.ebv))),
         galaxy_density=float(rng.uniform(*sky.galaxy_density)),
         star_density=float(rng.uniform(*sky.star_density)),
         full_variance=bool(rng.uniform() >= sky.background_only_variance),
+        psf_variation=_draw_variation(sky, count, rng),
     )
+
+
+def _draw_beta(sky: Sky, instrument: Instrument, rng: np.random.Generator) -> float | None:
+    if sky.moffat_beta is None:
+        return instrument.bands[0].psf.beta if isinstance(instrument.bands[0].psf, MoffatPSF) else None
+    for band in instrument.bands:
+        if not isinstance(band.psf, MoffatPSF):
+            raise InputError(
+                f"sky.moffat_beta is {list(sky.moffat_beta)}, but band {band.name} of {instrument.name} has no Moffat "
+                "PSF; leave it None"
+            )
+    return float(rng.uniform(*sky.moffat_beta))
+
+
+def _draw_variation(sky: Sky, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(B, 3, 5) coefficients: their squares add up, on average, to the squares of the rms that the sky asks for."""
+    rms = np.array([sky.psf_width_rms, sky.psf_ellipticity_rms, sky.psf_ellipticity_rms])
+    return rng.normal(size=(count, 3, TERMS)) * rms[:, None] / math.sqrt(TERMS)
 
 
 def field_center(sky: Sky, pixel_scale_arcsec: float, number: int) -> tuple[float, float]:

@@ -36,7 +36,7 @@ def draw_objects(sky: Sky, conditions: Conditions, population: Population, rng: 
     objects["angle_rad"] = rng.uniform(0, np.pi, len(objects))
     for band in conditions.bands:
         # Extinction dims: A_b = R_b E(B-V) is added to the magnitude.
-        flux = njy_from_mag(objects[band.population].to_numpy(np.float64) + band.reddening * conditions.ebv)
+        flux = njy_from_mag(objects[band.filter[-1]].to_numpy(np.float64) + band.reddening * conditions.ebv)
         objects[f"flux_{band.name}"] = flux
         objects[f"mag_{band.name}"] = mag_from_njy(flux)
     objects["snr_estimate"] = estimate_snr(objects, conditions)

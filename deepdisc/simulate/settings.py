@@ -26,7 +26,11 @@ class Sky:
         depth_jitter: each band adds another uniform offset within +- this, mag.
         seeing_factor: range, multiplies the instrument's PSF widths, the same in all bands.
         seeing_jitter: each band's PSF width is multiplied by another uniform factor within 1 +- this.
-        moffat_beta: range of the Moffat profile's exponent; a small one has broad wings.
+        moffat_beta: range of the Moffat profile's exponent, for instruments with such PSFs; a small one has broad
+            wings. None: the instrument's.
+        psf_width_rms: relative change of the PSF's width over a field, rms, smooth and different in each band.
+        psf_ellipticity_rms: the same for its ellipticity: rms of each component of the shear that makes it.
+        psf_cells: cells across a field's longer side in which the PSF is taken to be constant.
         ebv: range of the Milky Way reddening E(B-V) of a field, mag.
         galaxy_density: range, multiplies the population's number of galaxies per area.
         star_density: the same for stars.
@@ -55,7 +59,10 @@ class Sky:
     depth_jitter: float = 0.0
     seeing_factor: Range = (1.0, 1.0)
     seeing_jitter: float = 0.0
-    moffat_beta: Range = (3.0, 3.0)
+    moffat_beta: Range | None = None
+    psf_width_rms: float = 0.0
+    psf_ellipticity_rms: float = 0.0
+    psf_cells: int = 8
     ebv: Range = (0.0, 0.0)
     galaxy_density: Range = (1.0, 1.0)
     star_density: Range = (1.0, 1.0)
@@ -73,6 +80,8 @@ class Sky:
 
     def __post_init__(self):
         for name, (lowest, highest) in _RANGES.items():
+            if getattr(self, name) is None:
+                continue
             value = _pair(name, getattr(self, name))
             if not lowest <= value[0] <= value[1] <= highest:
                 limits = f"[low, high] within {lowest:g} to {highest:g}"
@@ -114,6 +123,9 @@ _NUMBERS = {
     "draw_snr": (0, math.inf),
     "isophote": (0.05, 100),
     "peak_fraction": (0.01, 1),
+    "psf_width_rms": (0, 0.2),
+    "psf_ellipticity_rms": (0, 0.2),
+    "psf_cells": (1, 256),
     "workers": (1, 1024),
 }
 
