@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import fitsio
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from deepdisc.errors import InputError, nearest
 from deepdisc.files import atomic_path
+from deepdisc.tables import read_table
 
 SCHEMA_VERSION = 1
 
@@ -108,6 +108,9 @@ _COLUMNS = (
     Column("snr", "float32", "", "total signal-to-noise over all bands, matched to the object's own profile"),
     Column("hlr_arcsec", "float32", "arcsec", "half-light radius before the PSF"),
     Column("blendedness", "float32", "", "share of the light inside its own profile that belongs to neighbours"),
+    Column("catalogue", "str", "", "catalogue of the recipe that lists the object; empty for a mere detection"),
+    Column("catalogue_id", "str", "", "number or name of the object in that catalogue"),
+    Column("redshift_source", "str", "", "where the redshift comes from; empty without one"),
     Column("population_row", "int64", "", "row of the population table the object was drawn from"),
 )
 SCHEMA = {column.name: column for column in _COLUMNS}
@@ -288,47 +291,12 @@ _MEASURED = ("mag", "redshift", "z_", "zspec", "zphot", "flux", "snr", "hlr")
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a catalogue: Parquet, FITS table, ECSV or CSV. Sentinels in measured columns become NaN.
+    """Read a catalogue in any form that `deepdisc.tables` knows. Sentinels in measured columns become NaN.
 
     Raises:
         InputError: the file is missing, of an unknown kind, or unreadable.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no catalogue at {path}; give a .parquet, .fits, .ecsv or .csv file")
-    name = path.name.lower()
-    try:
-        if name.endswith((".parquet", ".pq")):
-            frame = pq.read_table(path).to_pandas()
-        elif name.endswith((".fits", ".fit", ".fits.gz")):
-            frame = _read_fits(path)
-        elif name.endswith((".ecsv", ".csv")):
-            from astropy.table import Table
-
-            frame = Table.read(path, format="ascii.ecsv" if name.endswith(".ecsv") else "ascii.csv").to_pandas()
-        else:
-            raise InputError(f"{path}: unknown kind of catalogue; give a .parquet, .fits, .ecsv or .csv file")
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read as a catalogue: {first_line}; is the file complete?") from error
-    return _without_sentinels(frame)
-
-
-def _read_fits(path: Path) -> pd.DataFrame:
-    from astropy.table import Table
-
-    table = Table.read(path, format="fits")
-    data = {}
-    for name in table.colnames:
-        column = table[name]
-        if getattr(column, "mask", None) is not None:
-            column = column.filled(np.nan if column.dtype.kind == "f" else column.fill_value)
-        values = np.asarray(column)
-        values = values.astype(values.dtype.newbyteorder("="))
-        if values.dtype.kind == "S":
-            values = np.char.decode(values, "utf-8")
-        data[name] = list(values) if values.ndim > 1 else values
-    return pd.DataFrame(data)
+    return _without_sentinels(read_table(path)[0])
 
 
 def _without_sentinels(frame: pd.DataFrame) -> pd.DataFrame:
