@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from deepdisc.errors import InputError
 from deepdisc.photometry import mag_from_njy
 from deepdisc.simulate.instruments import Band, Instrument
-from deepdisc.simulate.psfs import PSF, TERMS, MoffatPSF, variation_terms
+from deepdisc.simulate.psfs import PSF, TERMS, MoffatPSF, fwhm_arcsec, radial_profile, variation_terms
 from deepdisc.simulate.settings import Sky
 from deepdisc.sky import PixelGrid
 
@@ -108,7 +108,13 @@ class Conditions:
     @functools.cached_property
     def psf_fwhm_arcsec(self) -> np.ndarray:
         """(B,) full width at half maximum of the PSF before the pixel."""
-        return self.psf_width * [_fwhm_arcsec(_spec(band, self.moffat_beta), band.pivot_nm) for band in self.bands]
+        return self.psf_width * [fwhm_arcsec(_spec(band, self.moffat_beta), band.pivot_nm) for band in self.bands]
+
+    def psf_radius_arcsec(self, band: int, per_arcsec2: float) -> float:
+        """Radius beyond which the PSF of flux 1, averaged over directions, is fainter than this per square arcsec."""
+        radius, brightness = radial_profile(_spec(self.bands[band], self.moffat_beta), self.bands[band].pivot_nm)
+        width = float(self.psf_width[band])
+        return width * float(np.interp(-per_arcsec2 * width**2, -brightness, radius))
 
     # -------------------------------------------------------------------------------------------------------- noise
     def sky_sigma_njy(self) -> np.ndarray:
@@ -143,11 +149,6 @@ class Conditions:
 
 def _spec(band: Band, moffat_beta: float | None) -> PSF:
     return band.psf if moffat_beta is None else replace(band.psf, beta=moffat_beta)
-
-
-@functools.cache
-def _fwhm_arcsec(spec: PSF, pivot_nm: float) -> float:
-    return spec.fwhm_arcsec if isinstance(spec, MoffatPSF) else float(spec.profile(pivot_nm).calculateFWHM())
 
 
 def draw_conditions(sky: Sky, instrument: Instrument, number: int, rng: np.random.Generator) -> Conditions:
