@@ -1,25 +1,22 @@
 """Drawing one object with GalSim: the light of all bands on a stamp just large enough.
 
-B = number of bands, n = side of a stamp (odd). Galaxies are an exponential disc and a de Vaucouleurs bulge of the same
-spectrum, so that every band's total flux is the population's; stars are the PSF.
+B = number of bands, n = side of a stamp (odd). What is drawn: see `shapes`. Lengths are in pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from deepdisc.errors import require_extra
+from deepdisc.errors import InputError, first_line, require_extra
 from deepdisc.simulate.conditions import Conditions
-from deepdisc.simulate.population import GALAXY
+from deepdisc.simulate.shapes import Shapes, knot_positions
 
-STAMP_LEVEL = 0.1  # a stamp ends where the light falls below this signal-to-noise per pixel
-HALF_SIZES = (6, 256)  # smallest and largest half side of a stamp, pixels
-NEGLIGIBLE = 0.01  # a bulge or disc with a smaller share of the light is left out, the other takes it over
 # GalSim's accuracy by signal-to-noise. A cut at maxk leaves ripples of about maxk_threshold times the light, which must
 # stay below the noise; folding_threshold is the share of the light that may come back from beyond the stamp.
 _NAMES = ("minimum_fft_size", "folding_threshold", "maxk_threshold", "kvalue_accuracy")
@@ -29,6 +26,8 @@ ACCURACY = (
     (3000.0, dict(zip(_NAMES, (128, 1e-3, 1e-4, 1e-5), strict=True))),
     (math.inf, dict(zip(_NAMES, (128, 1e-3, 1e-5, 1e-6), strict=True))),
 )
+KEPT_BYTES = 2**28  # of transforms of PSFs that are kept for the next object
+KEPT_STAMPS = 256  # pictures of real galaxies that are kept
 
 
 @dataclass
@@ -38,11 +37,13 @@ class Stamp:
     Attributes:
         light: (B, n, n) float32, nJy.
         y0, x0: the field's pixel where the stamp begins, may be negative.
+        flux_error: (B,) 1-sigma error, nJy, of the flux measured with the object's own profile as weight.
     """
 
     light: np.ndarray
     y0: int
     x0: int
+    flux_error: np.ndarray
 
     def clip(self, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """(slices of the field, slices of the stamp) where both overlap."""
@@ -54,144 +55,205 @@ class Stamp:
 
 
 @dataclass
+class _Bands:
+    """The PSFs of the bands, with the pixel, at one accuracy in one cell, which `key` tells."""
+
+    profiles: list[Any]
+    key: tuple[float, int]
+
+
+@dataclass
 class _Level:
-    """One accuracy: GalSim's parameters, the bands' PSFs with the pixel, and their transforms by grid."""
+    """One accuracy: GalSim's parameters, and what was made with them: round profiles by index, PSFs by cell."""
 
     highest_snr: float
     gsparams: Any
-    psfs: list[Any]
-    optics: dict[tuple[int, float], list[np.ndarray]]
+    profiles: dict[float, Any] = field(default_factory=dict)
+    psfs: dict[int, _Bands] = field(default_factory=dict)
 
 
 class Painter:
     """Draws the objects of one field.
 
-    An object's Fourier transform is drawn once, multiplied by each band's PSF and pixel, whose transforms are kept, and
-    transformed back: GalSim's `drawImage(method="auto")` in parts, as its `drawFFT_makeKImage` proposes. Lengths are in
-    pixels here, for that is what these parts of GalSim expect.
+    The transform of each part of an object is drawn once, the parts are added with the shares they have in a band,
+    multiplied by the band's PSF and pixel, whose transforms are kept, and transformed back: GalSim's
+    `drawImage(method="auto")` in parts, as its `drawFFT_makeKImage` proposes.
+
+    Args:
+        conditions: of the field.
+        real_galaxies: catalogue file of a `galsim.RealGalaxyCatalog`, for objects that are such stamps.
     """
 
-    def __init__(self, conditions: Conditions):
+    def __init__(self, conditions: Conditions, real_galaxies: str | None = None):
         self._galsim = require_extra("galsim", "sim")
         self._conditions = conditions
         self._scale = conditions.instrument.pixel_scale_arcsec
-        self._sigma = conditions.sky_sigma_njy()
-        self._flux_names = [f"flux_{band.name}" for band in conditions.bands]
-        self._levels = [self._level(snr, options) for snr, options in ACCURACY]
-        self._sharpest = int(conditions.psf_fwhm_arcsec.argmin())
-
-    def _level(self, highest_snr: float, options: dict[str, Any]) -> _Level:
-        galsim = self._galsim
-        gsparams = galsim.GSParams(maximum_fft_size=16_384, **options)
-        pixel = galsim.Pixel(1.0, gsparams=gsparams)
-        psfs = [
-            galsim.Convolve([self._conditions.psf(band, gsparams=gsparams).dilate(1 / self._scale), pixel])
-            for band in range(len(self._flux_names))
+        self._variance = (conditions.sky_sigma_njy() ** 2)[:, None, None]
+        self._gain = conditions.electrons_per_njy()[:, None, None]
+        self._levels = [
+            _Level(snr, self._galsim.GSParams(maximum_fft_size=32_768, **options)) for snr, options in ACCURACY
         ]
-        return _Level(highest_snr, gsparams, psfs, {})
+        self._sharpest = int(conditions.psf_fwhm_arcsec.argmin())
+        self._optics: OrderedDict[tuple, list[np.ndarray]] = OrderedDict()
+        self._optics_bytes = 0
+        self._real_path = real_galaxies
+        self._real: dict[int, Any] = {}
 
-    def paint(self, source: Any) -> Stamp | None:
-        """Draw one object.
+    def paint(self, shapes: Shapes, row: int) -> Stamp:
+        """Draw one object; also where its stamp lies outside the field."""
+        level = next(level for level in self._levels if shapes.snr_estimate[row] < level.highest_snr)
+        x, y = shapes.x[row], shapes.y[row]
+        center = self._galsim.PositionD(x - math.floor(x + 0.5), y - math.floor(y + 0.5))
+        parts = self._parts(shapes, row, center, level)
+        light = self._observe(parts, int(shapes.half[row]), level, self._psfs(level, int(shapes.cell[row]), x, y))
+        flux = shapes.flux[row][:, None, None]
+        # Horne 1986, PASP 98, 609, eq. 9: 1 / var(flux) = sum P^2 / V, with the object's own photons in V.
+        weight = light.astype(np.float64) ** 2 / (self._variance + np.maximum(light * flux, 0) / self._gain)
+        light *= flux.astype(np.float32)
+        y0, x0 = (int(corner[row]) for corner in shapes.corner)
+        return Stamp(light, y0, x0, 1 / np.sqrt(weight.sum(axis=(1, 2))))
 
-        Args:
-            source: one row of the objects, with attributes by column name (`DataFrame.itertuples`).
+    # ------------------------------------------------------------------------------------------------------- parts
+    def _parts(self, shapes: Shapes, row: int, center: Any, level: _Level) -> list[tuple[np.ndarray, Any]]:
+        """(B,) share of the light and profile of flux 1, shifted to `center`, for each part of an object."""
+        everything = np.ones(shapes.flux.shape[1])
+        if not shapes.is_galaxy[row]:
+            return [(everything, self._galsim.DeltaFunction(gsparams=level.gsparams).shift(center))]
+        if shapes.stamp[row] >= 0:
+            return [(everything, self._real_galaxy(shapes, row, center, level))]
+        bulge, parts = shapes.bulge_share[row], []
+        knots = float(shapes.knot_share[row])
+        if (bulge < 1).any():
+            disk = self._round(shapes.disk_n[row], level)
+            if knots < 1:
+                parts.append(((1 - bulge) * (1 - knots), self._placed(disk, shapes.disk_map[row], center)))
+            if knots > 0:
+                parts.append(((1 - bulge) * knots, self._knots(shapes, row, center)))
+        if (bulge > 0).any():
+            parts.append((bulge, self._placed(self._round(shapes.bulge_n[row], level), shapes.bulge_map[row], center)))
+        return parts
 
-        Returns:
-            The stamp, or None if it lies outside the field.
-        """
-        fluxes = [getattr(source, name) for name in self._flux_names]
-        half = self.half_size(source, fluxes)
-        x, y = math.floor(source.x + 0.5), math.floor(source.y + 0.5)
-        height, width = self._conditions.grid.shape
-        if not (-half <= x < width + half and -half <= y < height + half):
-            return None
-        level = next(level for level in self._levels if source.snr_estimate < level.highest_snr)
-        bare = self._galaxy(source, level.gsparams) if source.class_id == GALAXY else self._galsim.DeltaFunction()
-        profile = bare.shift(source.x - x, source.y - y)
-        return Stamp(self._observe(profile, fluxes, half, level), y - half, x - half)
+    def _round(self, n: float, level: _Level) -> Any:
+        """The round profile of half-light radius 1; kept, because GalSim's tables of an index live as long as it."""
+        key = round(float(n), 3)
+        if key not in level.profiles:
+            galsim, known = self._galsim, {0.5: "Gaussian", 1.0: "Exponential", 4.0: "DeVaucouleurs"}
+            keywords = {"half_light_radius": 1.0, "gsparams": level.gsparams}
+            level.profiles[key] = (
+                getattr(galsim, known[key])(**keywords) if key in known else galsim.Sersic(key, **keywords)
+            )
+        return level.profiles[key]
 
-    def _observe(self, profile: Any, fluxes: Sequence[float], half: int, level: _Level) -> np.ndarray:
-        """(B, 2 half + 1, 2 half + 1) float32: the profile of unit flux, seen through every band's PSF and pixel."""
+    def _placed(self, profile: Any, matrix: np.ndarray, center: Any) -> Any:
+        """A round profile under a linear map, its flux kept."""
+        return self._galsim.Transformation(
+            profile, jac=matrix.ravel().tolist(), flux_ratio=1 / abs(np.linalg.det(matrix)), offset=center
+        )
+
+    def _knots(self, shapes: Shapes, row: int, center: Any) -> Points:
+        place = knot_positions(int(shapes.seed[row]), int(shapes.knots[row]), float(shapes.disk_n[row]))
+        return Points(place @ shapes.disk_map[row].T + [center.x, center.y])
+
+    def _real_galaxy(self, shapes: Shapes, row: int, center: Any, level: _Level) -> Any:
+        """The picture of a real galaxy without its telescope's PSF, scaled to the half-light radius asked for."""
+        number = int(shapes.stamp[row])
+        if number not in self._real:
+            if len(self._real) >= KEPT_STAMPS:
+                self._real.pop(next(iter(self._real)))
+            self._real[number] = self._read_real(number)
+        profile, hlr_arcsec = self._real[number]
+        return self._placed(profile.withGSParams(level.gsparams), shapes.disk_map[row] / hlr_arcsec, center)
+
+    def _read_real(self, number: int) -> tuple[Any, float]:
+        """Profile of flux 1 and its half-light radius, arcsec; the PSF's is taken off in squares."""
+        catalog = self._catalog
+        if number >= catalog.nobjects:
+            raise InputError(f"stamp {number} is not in {self._real_path}, which has {catalog.nobjects} galaxies")
+        galaxy = self._galsim.RealGalaxy(catalog, index=number, flux=1.0)
+        seen, psf = galaxy.original_gal.calculateHLR(), galaxy.original_psf.calculateHLR()
+        return galaxy, math.sqrt(max(seen**2 - psf**2, (0.3 * psf) ** 2))
+
+    @cached_property
+    def _catalog(self) -> Any:
+        if self._real_path is None:
+            raise InputError("an object is the picture of a real galaxy: say in sky.real_galaxies which catalogue's")
+        try:
+            return self._galsim.RealGalaxyCatalog(str(self._real_path))
+        except (OSError, self._galsim.GalSimError) as error:
+            raise InputError(
+                f"sky.real_galaxies is {self._real_path}: not a catalogue of real galaxies in GalSim's form "
+                f"({first_line(error)}); give the path of its FITS table"
+            ) from error
+
+    # --------------------------------------------------------------------------------------------------- observing
+    def _observe(self, parts: list[tuple[np.ndarray, Any]], half: int, level: _Level, psfs: _Bands) -> np.ndarray:
+        """(B, 2 half + 1, 2 half + 1) float32: the parts, of total flux 1, through every band's PSF and pixel."""
         galsim = self._galsim
-        light = np.empty((len(fluxes), 2 * half + 1, 2 * half + 1), dtype=np.float32)
+        light = np.empty((len(psfs.profiles), 2 * half + 1, 2 * half + 1), dtype=np.float32)
         images = [galsim.ImageF(band, xmin=-half, ymin=-half, scale=1.0) for band in light]
-        seen = galsim.Convolve([profile, level.psfs[self._sharpest]], gsparams=level.gsparams)
+        extended = [part for _, part in parts if not isinstance(part, Points)]
+        sharpest = psfs.profiles[self._sharpest]
+        seen = galsim.Convolve([galsim.Add(extended), sharpest], gsparams=level.gsparams) if extended else sharpest
         transform, size = seen.drawFFT_makeKImage(images[0])
-        profile.drawKImage(transform, recenter=False)
-        bare = transform.array.copy()
-        for image, flux, optics in zip(images, fluxes, self._optics(transform, level), strict=True):
-            np.multiply(bare, optics, out=transform.array)
-            transform.array[:] *= np.float32(flux)
+        bare = []
+        for _, part in parts:
+            part.drawKImage(transform, recenter=False)
+            bare.append(transform.array.copy())
+        shares = np.array([share for share, _ in parts], dtype=np.float32)
+        same = (shares == shares[:, :1]).all()
+        total = _combine(bare, shares[:, 0])
+        for band, (image, optics) in enumerate(zip(images, self._optics_like(transform, psfs), strict=True)):
+            np.multiply(total if same else _combine(bare, shares[:, band]), optics, out=transform.array)
             seen.drawFFT_finish(image, transform, size, add_to_image=False)
         return light
 
-    def _optics(self, like: Any, level: _Level) -> list[np.ndarray]:
-        """The bands' transforms of PSF and pixel on the same grid as `like`, kept for the next object."""
-        key = (like.bounds.ymax, like.scale)
-        if key not in level.optics:
-            level.optics[key] = [psf.drawKImage(like.copy(), recenter=False).array for psf in level.psfs]
-        return level.optics[key]
+    def _psfs(self, level: _Level, cell: int, x: float, y: float) -> _Bands:
+        """The bands' PSFs in the cell that holds x, y, each with the pixel."""
+        if cell not in level.psfs:
+            galsim, keywords = self._galsim, {"gsparams": level.gsparams}
+            pixel = galsim.Pixel(1.0, **keywords)
+            psfs = [self._conditions.psf(band, x, y, **keywords) for band in range(len(self._conditions.bands))]
+            profiles = [galsim.Convolve([psf.dilate(1 / self._scale), pixel], **keywords) for psf in psfs]
+            level.psfs[cell] = _Bands(profiles, (level.highest_snr, cell))
+        return level.psfs[cell]
 
-    def _galaxy(self, source: Any, gsparams: Any) -> Any:
-        """Disc plus bulge of unit flux, without the PSF, in pixels."""
-        galsim, scale = self._galsim, self._scale
-        share = _bulge_share(source)
-        angle = source.angle_rad * galsim.radians
-        parts = []
-        if share < 1:
-            hlr = source.disk_hlr_arcsec / scale
-            disk = galsim.Exponential(half_light_radius=hlr, flux=1 - share, gsparams=gsparams)
-            parts.append(disk.shear(q=source.disk_axis_ratio, beta=angle))
-        if share > 0:
-            hlr = source.bulge_hlr_arcsec / scale
-            bulge = galsim.DeVaucouleurs(half_light_radius=hlr, flux=share, gsparams=gsparams)
-            parts.append(bulge.shear(q=source.bulge_axis_ratio, beta=angle))
-        return parts[0] if len(parts) == 1 else galsim.Add(parts, gsparams=gsparams)
-
-    def half_size(self, source: Any, fluxes: Sequence[float]) -> int:
-        """Half side (pixels) of the stamp: where disc, bulge and PSF fall below STAMP_LEVEL, plus one PSF width."""
-        amplitude = math.sqrt(sum((flux / sigma) ** 2 for flux, sigma in zip(fluxes, self._sigma, strict=True)))
-        per_arcsec2 = amplitude * self._scale**2 / STAMP_LEVEL  # total light over the level, if spread over 1 arcsec2
-        fwhm = float(self._conditions.psf_fwhm_arcsec.max())
-        radius = _moffat_radius(per_arcsec2, fwhm, self._conditions.moffat_beta)
-        if source.class_id == GALAXY:
-            share = _bulge_share(source)
-            if share < 1:
-                radius = max(
-                    radius, _disk_radius((1 - share) * per_arcsec2, source.disk_hlr_arcsec, source.disk_axis_ratio)
-                )
-            if share > 0:
-                radius = max(
-                    radius, _bulge_radius(share * per_arcsec2, source.bulge_hlr_arcsec, source.bulge_axis_ratio)
-                )
-        return int(min(max(math.ceil((radius + fwhm) / self._scale), HALF_SIZES[0]), HALF_SIZES[1]))
+    def _optics_like(self, like: Any, psfs: _Bands) -> list[np.ndarray]:
+        """The bands' transforms of PSF and pixel on the same grid as `like`; those used last are kept."""
+        key = (*psfs.key, like.bounds.ymax, like.scale)
+        if key not in self._optics:
+            self._optics[key] = [psf.drawKImage(like.copy(), recenter=False).array.copy() for psf in psfs.profiles]
+            self._optics_bytes += _bytes(self._optics[key])
+            while self._optics_bytes > KEPT_BYTES and len(self._optics) > 1:
+                self._optics_bytes -= _bytes(self._optics.popitem(last=False)[1])
+        self._optics.move_to_end(key)
+        return self._optics[key]
 
 
-def _bulge_share(source: Any) -> float:
-    """The bulge's share of the light, rounded to 0 or 1 where the rest is negligible."""
-    share = float(source.bulge_fraction)
-    if share < NEGLIGIBLE:
-        return 0.0
-    return 1.0 if share > 1 - NEGLIGIBLE else share
+class Points:
+    """Points of equal light, together 1, at (J, 2) positions x, y; draws its transform as GalSim's profiles do."""
+
+    def __init__(self, positions: np.ndarray):
+        self.positions = positions
+
+    def drawKImage(self, image: Any, recenter: bool) -> None:  # noqa: N802
+        """Fill a k-image: the mean of exp(-i (kx x + ky y)), a product of two factors for each point."""
+        bounds = image.bounds
+        kx = image.scale * np.arange(bounds.xmin, bounds.xmax + 1)
+        ky = image.scale * np.arange(bounds.ymin, bounds.ymax + 1)
+        along_x = np.exp(-1j * np.outer(self.positions[:, 0], kx)).astype(np.complex64)
+        along_y = np.exp(-1j * np.outer(self.positions[:, 1], ky)).astype(np.complex64) / np.float32(
+            len(self.positions)
+        )
+        # einsum and not @: its sums do not depend on the number of threads.
+        image.array[:] = np.einsum("jy,jx->yx", along_y, along_x)
 
 
-# Radii (arcsec, along the major axis) where a profile of total light `light` falls to 1 per square arcsec.
-def _moffat_radius(light: float, fwhm: float, beta: float) -> float:
-    """Moffat 1969: I = light (beta - 1) / (pi a^2) (1 + (r/a)^2)^-beta, a = fwhm / (2 sqrt(2^(1/beta) - 1))."""
-    a = fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
-    excess = (light * (beta - 1) / (math.pi * a**2)) ** (1 / beta) - 1
-    return a * math.sqrt(excess) if excess > 0 else 0.0
+def _combine(transforms: list[np.ndarray], shares: np.ndarray) -> np.ndarray:
+    total = transforms[0] * shares[0]
+    for transform, share in zip(transforms[1:], shares[1:], strict=True):
+        total += transform * share
+    return total
 
 
-def _disk_radius(light: float, hlr: float, axis_ratio: float) -> float:
-    """I = light / (2 pi h^2) exp(-r/h), half-light radius 1.678 h."""
-    h = hlr / 1.678
-    peak = light / (2 * math.pi * h**2)
-    return h / math.sqrt(axis_ratio) * math.log(peak) if peak > 1 else 0.0
-
-
-def _bulge_radius(light: float, hlr: float, axis_ratio: float) -> float:
-    """I = I_e exp(-7.669 ((r/R)^(1/4) - 1)), light = 7.215 pi R^2 I_e (Graham & Driver 2005, PASA 22, 118)."""
-    at_hlr = light / (7.215 * math.pi * hlr**2)
-    root = 1 + math.log(at_hlr) / 7.669
-    return hlr / math.sqrt(axis_ratio) * root**4 if root > 0 else 0.0
+def _bytes(arrays: list[np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays)

@@ -58,8 +58,10 @@ def make_objects():
             "redshift": 0.5,
             "bulge_fraction": 0.0,
             "disk_hlr_arcsec": 0.6,
+            "disk_n": 1.0,
             "disk_axis_ratio": 0.7,
             "bulge_hlr_arcsec": 0.4,
+            "bulge_n": 4.0,
             "bulge_axis_ratio": 0.8,
             "angle_rad": 0.0,
             "population_row": 0,
@@ -67,6 +69,10 @@ def make_objects():
             **{f"flux_{band}": 20_000.0 for band in "ugriz"},
             **{f"mag_{band}": 20.65 for band in "ugriz"},
         }
-        return pd.DataFrame([{**ordinary, **row} for row in rows])
+        table = pd.DataFrame([{**ordinary, **row} for row in rows])
+        for band in "ugriz":
+            if f"bulge_share_{band}" not in table:
+                table[f"bulge_share_{band}"] = table.bulge_fraction
+        return table
 
     return make

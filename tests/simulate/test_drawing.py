@@ -10,6 +10,8 @@ from astropy.wcs import WCS
 from deepdisc.simulate import Sky, simulate
 from deepdisc.simulate.fields import add_noise
 from deepdisc.simulate.painter import Painter
+from deepdisc.simulate.scene import build_scene
+from deepdisc.simulate.shapes import Shapes
 
 SCALE = 0.396
 
@@ -20,7 +22,7 @@ def test_a_galaxy_is_what_galsim_draws_in_one_go(conditions, make_objects, snr, 
     objects = make_objects(
         {"x": 30.37, "y": 41.81, "bulge_fraction": bulge_fraction, "angle_rad": 0.6, "snr_estimate": snr}
     )
-    stamp = Painter(conditions).paint(next(objects.itertuples()))
+    stamp = Painter(conditions).paint(Shapes.of(objects, conditions), 0)
     tilt = 0.6 * galsim.radians
     disk = galsim.Exponential(half_light_radius=0.6).shear(q=0.7, beta=tilt) * (1 - bulge_fraction)
     bulge = galsim.DeVaucouleurs(half_light_radius=0.4).shear(q=0.8, beta=tilt) * bulge_fraction
@@ -37,8 +39,9 @@ def test_a_galaxy_is_what_galsim_draws_in_one_go(conditions, make_objects, snr, 
 
 def test_nothing_is_drawn_outside_the_field(conditions, make_objects):
     objects = make_objects({"x": -60.0, "y": 40.0}, {"x": -3.0, "y": 40.0})
-    outside, across = (Painter(conditions).paint(source) for source in objects.itertuples())
-    assert outside is None and across is not None
+    assert Shapes.of(objects, conditions).reach_into(conditions.grid.shape).tolist() == [False, True]
+    scene = build_scene(Sky(shape=(96, 80)), conditions, objects)
+    assert scene.snr[0] == 0 and scene.snr[1] > 0 and scene.light[2, 40, 0] > 0
 
 
 def test_the_sky_noise_reproduces_the_published_depth(tmp_path):

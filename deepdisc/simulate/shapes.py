@@ -1,0 +1,259 @@
+"""What drawing needs to know of the objects of a field: where, how large, how much light in which part and band.
+
+N = number of objects, B = number of bands. Lengths are in pixels. The parts of a galaxy are a disc and a bulge (Sersic
+profiles), knots (points that lie as the disc's light does), or the picture of a real galaxy in place of all of these.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from deepdisc.simulate.conditions import Conditions
+from deepdisc.simulate.population import GALAXY
+
+STAMP_LEVEL = 0.1  # a stamp ends where the light falls below this signal-to-noise per pixel
+HALF_SIZES = (6, 512)  # smallest and largest half side of a stamp, pixels
+NEGLIGIBLE = 0.01  # a part with a smaller share of the light in every band is left out, the other takes it over
+KNOTS_WITHIN = 2.5  # knots lie within this many half-light radii of the disc
+# Columns that a table of objects may leave out.
+DEFAULTS = {"g1": 0.0, "g2": 0.0, "kappa": 0.0, "knots": 0, "knot_share": 0.0, "stamp": -1}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The objects as arrays.
+
+    Attributes:
+        x, y: (N,) 0-based pixel centres.
+        is_galaxy: (N,) bool; the others are points.
+        flux: (N, B) nJy.
+        bulge_share: (N, B) share of the light in the bulge; 0 for stamps and points.
+        knot_share: (N,) share of the disc's light in knots.
+        knots: (N,) how many.
+        seed: (N,) of where the knots lie in the disc: the population row, so that one galaxy looks the same wherever
+            and however turned it is drawn.
+        stamp: (N,) row of the catalogue of real galaxies, -1 for none.
+        disk_n, bulge_n: (N,) Sersic indices.
+        disk_map, bulge_map: (N, 2, 2) linear map (x, y) that takes a round profile of half-light radius 1 to the
+            picture: size, axis ratio, angle, then lensing. Stamps: half-light radius, angle and lensing.
+        snr_estimate: (N,) for the accuracy of drawing.
+        half: (N,) int, half side of the stamp: its centre is the pixel nearest to (x, y), its side 2 half + 1.
+        cell: (N,) int, which of the field's PSFs it is seen with.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    is_galaxy: np.ndarray
+    flux: np.ndarray
+    bulge_share: np.ndarray
+    knot_share: np.ndarray
+    knots: np.ndarray
+    seed: np.ndarray
+    stamp: np.ndarray
+    disk_n: np.ndarray
+    bulge_n: np.ndarray
+    disk_map: np.ndarray
+    bulge_map: np.ndarray
+    snr_estimate: np.ndarray
+    half: np.ndarray
+    cell: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: np.ndarray | slice) -> Shapes:
+        """Some of the objects."""
+        return Shapes(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+
+    @property
+    def corner(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) y0, x0: the field's pixels where the stamps begin, may be negative."""
+        return np.floor(self.y + 0.5).astype(int) - self.half, np.floor(self.x + 0.5).astype(int) - self.half
+
+    def reach_into(self, shape: tuple[int, int]) -> np.ndarray:
+        """(N,) bool: the stamp holds pixels of a field of this (height, width)."""
+        y0, x0 = self.corner
+        side = 2 * self.half + 1
+        return (y0 < shape[0]) & (x0 < shape[1]) & (y0 + side > 0) & (x0 + side > 0)
+
+    @classmethod
+    def of(cls, objects: pd.DataFrame, conditions: Conditions) -> Shapes:
+        """Read a table of objects (its columns: see `objects`).
+
+        Args:
+            objects: one row per object.
+            conditions: of the field.
+        """
+
+        def column(name: str, kind: type = np.float64) -> np.ndarray:
+            if name in objects or name not in DEFAULTS:
+                return objects[name].to_numpy(kind)
+            return np.full(len(objects), DEFAULTS[name], dtype=kind)
+
+        x, y = column("x"), column("y")
+        is_galaxy, stamp = column("class_id") == GALAXY, column("stamp", np.int64)
+        flux = np.stack([column(f"flux_{band.name}") for band in conditions.bands], axis=1)
+        if (
+            f"bulge_share_{conditions.bands[0].name}" not in objects
+        ):  # interim: until draw_objects gives the new columns
+            objects = objects.assign(
+                **{f"bulge_share_{b.name}": objects.bulge_fraction for b in conditions.bands}, disk_n=1.0, bulge_n=4.0
+            )
+        share = np.stack([column(f"bulge_share_{band.name}") for band in conditions.bands], axis=1)
+        share = _without_negligible(np.where((is_galaxy & (stamp < 0))[:, None], share, 0.0))
+        lens = lensing_maps(*conditions.grid.shear_to_pixel(x, y, column("g1"), column("g2")), column("kappa"))
+        scale, angle = conditions.instrument.pixel_scale_arcsec, column("angle_rad")
+        maps = [
+            lens @ ellipse_maps(column(f"{part}_hlr_arcsec") / scale, column(f"{part}_axis_ratio"), angle)
+            for part in ("disk", "bulge")
+        ]
+        shapes = cls(
+            x=x,
+            y=y,
+            is_galaxy=is_galaxy,
+            flux=flux,
+            bulge_share=share,
+            knot_share=np.where(is_galaxy & (stamp < 0) & (column("knots") > 0), column("knot_share"), 0.0),
+            knots=column("knots", np.int64),
+            seed=column("population_row", np.int64),
+            stamp=np.where(is_galaxy, stamp, -1),
+            disk_n=column("disk_n"),
+            bulge_n=column("bulge_n"),
+            disk_map=maps[0],
+            bulge_map=maps[1],
+            snr_estimate=column("snr_estimate"),
+            half=np.zeros(len(objects), dtype=int),
+            cell=np.asarray(conditions.psf_cell(x, y), dtype=int),
+        )
+        shapes.half[:] = half_sizes(shapes, conditions)
+        return shapes
+
+
+def _without_negligible(share: np.ndarray) -> np.ndarray:
+    """Bulge shares with 0 or 1 in all bands where the bulge, or all else, is negligible in every band."""
+    bulge, rest = (share > NEGLIGIBLE).any(axis=1), (share < 1 - NEGLIGIBLE).any(axis=1)
+    share = np.where(bulge[:, None], share, 0.0)
+    return np.where(rest[:, None], share, 1.0)
+
+
+def ellipse_maps(hlr: np.ndarray, axis_ratio: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
+    """(N, 2, 2) maps from the unit circle to ellipses of major axis hlr / sqrt(q), minor axis hlr sqrt(q)."""
+    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
+    major, minor = hlr / np.sqrt(axis_ratio), hlr * np.sqrt(axis_ratio)
+    return np.stack([cos * major, -sin * minor, sin * major, cos * minor], axis=-1).reshape(-1, 2, 2)
+
+
+def lensing_maps(g1: np.ndarray, g2: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+    """(N, 2, 2) maps from the source to its lensed picture, for reduced shear along the pixel axes.
+
+    The inverse of A = (1 - kappa) (1 - g1, -g2; -g2, 1 + g1), e.g. Bartelmann & Schneider 2001, Phys. Rep. 340, 291,
+    eq. 4.4.
+    """
+    factor = 1 / ((1 - kappa) * (1 - g1**2 - g2**2))
+    return factor[:, None, None] * np.stack([1 + g1, g2, g2, 1 - g1], axis=-1).reshape(-1, 2, 2)
+
+
+def sersic_b(n: np.ndarray) -> np.ndarray:
+    """b_n of I ~ exp(-b_n (r/R)^(1/n)) that makes R the half-light radius: gamma(2n, b_n) = Gamma(2n) / 2."""
+    return special.gammaincinv(2 * np.asarray(n, dtype=np.float64), 0.5)
+
+
+def knot_positions(seed: int, number: int, n: float) -> np.ndarray:
+    """(number, 2) x, y of points that lie as the light of a round Sersic profile of half-light radius 1.
+
+    With t = b (r/R)^(1/n) the light within r is that of a gamma distribution of shape 2n within t; it is cut at
+    KNOTS_WITHIN.
+    """
+    rng = np.random.default_rng(seed)
+    b = float(sersic_b(n))
+    outermost = special.gammainc(2 * n, b * KNOTS_WITHIN ** (1 / n))
+    radius = (special.gammaincinv(2 * n, rng.uniform(0, outermost, number)) / b) ** n
+    angle = rng.uniform(0, 2 * math.pi, number)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+# -------------------------------------------------------------------------------------------------- sizes of stamps
+def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
+    """(N,) half sides: where disc, bulge, knots and PSF fall below STAMP_LEVEL, plus one PSF width."""
+    amplitude = np.maximum(shapes.flux, 0) / conditions.sky_sigma_njy()  # total light over the noise of one pixel
+    galaxy = shapes.is_galaxy
+
+    def reach(part: str, share: np.ndarray) -> np.ndarray:
+        total = np.sqrt(((share * amplitude) ** 2).sum(axis=1)) / STAMP_LEVEL
+        seen = galaxy & (total > 0)
+        radius = np.zeros(len(shapes))
+        n, matrix = getattr(shapes, f"{part}_n"), getattr(shapes, f"{part}_map")
+        radius[seen] = sersic_radius(total[seen], n[seen], matrix[seen])
+        return radius
+
+    point = PointReach(conditions)
+    of_point = point(amplitude)
+    of_knots = point(amplitude * (shapes.knot_share / np.maximum(shapes.knots, 1))[:, None])
+    major = np.linalg.norm(np.nan_to_num(shapes.disk_map), ord=2, axis=(1, 2))
+    radius = np.max(
+        [
+            of_point,
+            reach("disk", 1 - shapes.bulge_share),
+            reach("bulge", shapes.bulge_share),
+            np.where(shapes.knot_share > 0, KNOTS_WITHIN * major + of_knots, 0),
+        ],
+        axis=0,
+    )
+    width = conditions.psf_fwhm_arcsec.max() / conditions.instrument.pixel_scale_arcsec
+    return np.clip(np.ceil(radius + width), *HALF_SIZES).astype(int)
+
+
+def sersic_radius(light: np.ndarray, n: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N,) radius along the major axis, pixels, where profiles of total `light` fall to 1 per pixel.
+
+    I(r) = light b^2n / (2 pi n Gamma(2n) R^2) exp(-b (r/R)^(1/n)) (Graham & Driver 2005, PASA 22, 118, eqs. 1 and 4).
+    """
+    b = sersic_b(n)
+    stretch = np.linalg.svd(matrix, compute_uv=False)
+    centre = np.log(light / (2 * math.pi * n * stretch.prod(axis=1))) + 2 * n * np.log(b) - special.gammaln(2 * n)
+    return stretch[:, 0] * (np.maximum(centre, 0) / b) ** n
+
+
+class PointReach:
+    """How far from a point its light exceeds STAMP_LEVEL, from pictures of the PSFs in the middle of the field."""
+
+    # Pictures of the PSF: (pixels on a side, pixels of the field per pixel of the picture).
+    PICTURES = ((33, 1), (129, 8))
+
+    def __init__(self, conditions: Conditions):
+        scale = conditions.instrument.pixel_scale_arcsec
+        self._radius, self._level = [], []
+        for band in range(len(conditions.bands)):
+            psf, rings = conditions.psf(band), []
+            for side, coarse in self.PICTURES:
+                light = psf.drawImage(nx=side, ny=side, scale=scale * coarse, method="auto").array / coarse**2
+                y, x = np.indices(light.shape) - side // 2
+                ring = np.hypot(x, y).round().astype(int)
+                brightest = np.zeros(ring.max() + 1)
+                np.maximum.at(brightest, ring, light)
+                radius = coarse * np.arange(side // 2 + 1)
+                rings.append((radius, brightest[: len(radius)]))
+            (near, light_near), (far, light_far) = rings
+            beyond = far > near[-1]
+            level = np.concatenate([light_near, light_far[beyond]])
+            self._radius.append(np.concatenate([near, far[beyond]]).astype(float))
+            self._level.append(np.maximum.accumulate(level[::-1])[::-1])
+
+    def __call__(self, amplitude: np.ndarray) -> np.ndarray:
+        """(N,) radius in pixels.
+
+        Args:
+            amplitude: (N, B) total light over the noise of one pixel.
+        """
+        floor = STAMP_LEVEL / math.sqrt(amplitude.shape[1])
+        radii = []
+        for band, (radius, level) in enumerate(zip(self._radius, self._level, strict=True)):
+            needed = floor / np.maximum(amplitude[:, band], 1e-30)
+            last = len(level) - np.searchsorted(level[::-1], needed)  # rings as bright as that
+            radii.append(np.where(last > 0, radius[np.clip(last, 0, len(radius) - 1)], 0.0))
+        return np.max(radii, axis=0)
