@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import gaussian_filter
 
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#2563eb", "#ea8a0c", "#16a34a", "#dc2626", "#9ca3af", "#1f2937"
@@ -186,7 +187,7 @@ def tile(
     for box, text, color in zip(boxes, texts, colors, strict=True):
         if text:
             x, y = np.clip(box[2], 0, w), np.clip(box[3], 0, h)
-            drawn.text(x, y, text, color=color, fontsize=6.5, clip_on=True, ha="left", va="bottom")
+            drawn.text(x, y, f" {text}", color=color, fontsize=6.5, clip_on=True, ha="left", va="bottom")
     drawn.set(xlim=(0, w), ylim=(0, h))
     return figure
 
@@ -265,8 +266,8 @@ class Panel:
     note: str = ""
     level: float | None = None
     ticks: Sequence[str] | None = None
-    xlim: tuple[float, float] | None = None
-    ylim: tuple[float, float] | None = None
+    xlim: tuple[float | None, float | None] | None = None
+    ylim: tuple[float | None, float | None] | None = None
 
 
 def panels(items: Sequence[Panel], columns: int = 3) -> Figure:
@@ -282,15 +283,21 @@ def panels(items: Sequence[Panel], columns: int = 3) -> Figure:
         axes.set_xlabel(item.xlabel, fontsize=9, color=INK)
         axes.set_ylabel(item.ylabel, fontsize=9, color=INK)
         axes.tick_params(labelsize=8)
-        if item.log_x:
-            axes.set_xscale("log")
-        if item.log_y:
-            axes.set_yscale("log")
+        for is_log, axis, name in ((item.log_x, axes.xaxis, "x"), (item.log_y, axes.yaxis, "y")):
+            if is_log:
+                axes.set(**{f"{name}scale": "log"})
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
         if item.level is not None:
             axes.axhline(item.level, color=INK, linewidth=0.9, linestyle="--")
         if item.ticks is not None:
             axes.set_xticks(range(len(item.ticks)), item.ticks, rotation=45 if len(item.ticks) > 5 else 0)
-        axes.set(xlim=item.xlim, ylim=item.ylim)
+            axes.set_xlim(-0.6, len(item.ticks) - 0.4)
+        if item.xlim is not None:
+            axes.set_xlim(item.xlim)
+        if item.ylim is not None:
+            axes.set_ylim(item.ylim)
         if item.note:
             axes.set_title(item.note, fontsize=8, color="#6b7280", loc="right")
         names = tuple(series.name for series in item.series if series.name)

@@ -25,7 +25,7 @@ from deepdisc.data.truth import STAR
 from deepdisc.errors import InputError, first_line
 from deepdisc.photometry import mag_from_njy
 
-BINS = 40
+MOST_BINS = 40
 # Columns that say where and which an object is; their distribution says nothing.
 _BOOKKEEPING = {"id", "tile", "field", "class_id", "class_name", "flags", "population_row", "ra", "dec"}
 _BOOKKEEPING |= {*catalog.POSITION_COLUMNS, *catalog.BOX_COLUMNS}
@@ -223,15 +223,15 @@ def _distribution(name: str, label: str, group: str, parts: Mapping[str, np.ndar
 
 
 def _edges(values: np.ndarray, logarithmic: bool, whole: bool) -> np.ndarray:
-    """Equal bins over nearly all values; whole numbers get bins of whole width about them."""
+    """Equal bins over nearly all values, the finer the more there are; bins of whole width about whole numbers."""
     low, high = np.percentile(values, (0.1, 99.9)) if len(values) else (0.0, 1.0)
+    bins = int(np.clip(2 * len(values) ** (1 / 3), 6, MOST_BINS))  # Rice's rule
     if logarithmic:
-        return np.geomspace(low, max(high, low * 1.1), BINS + 1)
+        return np.geomspace(low, max(high, low * 1.1), bins + 1)
     if whole:
-        width = max(1, int(np.ceil((high - low + 1) / BINS)))
+        width = max(1, int(np.ceil((high - low + 1) / bins)))
         return np.arange(np.floor(low) - 0.5, high + width + 0.5, width)
-    spread = high - low
-    return np.linspace(low, high, BINS + 1) if spread > 0 else np.linspace(low - 0.5, high + 0.5, BINS + 1)
+    return np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, high + 0.5, bins + 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- pixels

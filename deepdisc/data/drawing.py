@@ -254,7 +254,7 @@ def _tile(root: Path, description: Mapping[str, Any], tile: pd.Series, truth: pd
     colors = [_CLASS_COLORS[int(i) % len(_CLASS_COLORS)] for i in truth.class_id]
     borders = plots.label_borders(segmentation)
     figure = plots.tile(rgb, borders, boxes, colors, _redshift_texts(truth, boxes), title)
-    return webpage.image(plots.png(figure, dpi=130), title, folder / "tiles" / f"{tile.tile:05d}.png")
+    return webpage.image(plots.png(figure, dpi=130), f"Tile {tile.tile}", folder / "tiles" / f"{tile.tile:05d}.png")
 
 
 def _redshift_texts(truth: pd.DataFrame, boxes: np.ndarray) -> list[str]:
@@ -305,7 +305,8 @@ def _noise_figure(measured: Sequence[tuple[str, Mapping[str, Any]]], bands: Sequ
             x = np.tile(np.arange(len(bands)) + 0.12 * (number - (len(splits) - 1) / 2), len(values))
             series.append(plots.Series(split, x, values.ravel(), color=plots.SERIES[number % len(plots.SERIES)]))
         items.append(plots.Panel("", label, series, log_y=key == "noise_njy", ticks=bands,
-                                 level=1.0 if key == "scatter" else None))  # fmt: skip
+                                 level=1.0 if key == "scatter" else None,
+                                 ylim=(0, None) if key == "masked" else None))  # fmt: skip
     return webpage.image(plots.png(plots.panels(items)), "Each dot is a tile.", folder / "noise.png")
 
 
