@@ -1,17 +1,36 @@
-"""Uncertainties: bootstrap over objects, and binomial intervals for fractions."""
+"""Uncertainties: bootstrap over objects or over whole fields, jackknife over sky areas, binomial intervals, and paired
+differences of two catalogues.
+
+Conventions of every figure in metrics.json: `x`, `x_err` (one standard deviation), `x_low` and `x_high` (ends of the
+central 68 % interval); `x_n` counts its objects, or `n` beside it those of all figures of the same table. What cannot
+be told is NaN, null in JSON: every figure of no object, every uncertainty of fewer than two objects (or two blocks).
+A statistic handed to these functions must itself return NaN, and warn of nothing, where its columns are empty.
+
+Objects of one field share its seeing, zero point and large-scale structure, so that their errors are not independent:
+blocks (labels of fields, tiles or sky areas) are then resampled as a whole (Kunsch 1989), not objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from astropy.stats import binom_conf_interval
 
 ONE_SIGMA = 0.682689492
+NAN = float("nan")
+# A resampling may happen to hold too little for a figure; if more than this share do, the error is not told.
+_UNDEFINED = 0.1
+
+Statistic = Callable[..., Mapping[str, float]]
 
 
 def bootstrap(
-    statistic: Callable[..., Mapping[str, float]], *columns: np.ndarray, replicates: int = 200, seed: int = 0
+    statistic: Statistic,
+    *columns: np.ndarray,
+    replicates: int = 200,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Values of a statistic on resampled objects (Efron 1979).
 
@@ -20,34 +39,109 @@ def bootstrap(
         columns: arrays of equal length; each row is one object (paired columns stay together).
         replicates: number of resamplings.
         seed: of the resampling; the same seed gives the same numbers.
+        blocks: (N,) labels: whole blocks are drawn instead of objects.
 
     Returns:
-        name -> (replicates,) values; NaN everywhere when there are fewer than two objects.
+        name -> (replicates,) values; NaN everywhere when there are fewer than two objects or blocks.
     """
     n = len(columns[0])
-    if n < 2:
+    members = None if blocks is None else _members(blocks)
+    if (n if members is None else len(members)) < 2:
         return {name: np.full(replicates, np.nan) for name in statistic(*columns)}
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(replicates):
-        drawn = rng.integers(0, n, n)
-        values.append(statistic(*(column[drawn] for column in columns)))
+    values = [statistic(*(column[drawn] for column in columns)) for drawn in _resamplings(n, members, replicates, seed)]
     return {name: np.array([value[name] for value in values], dtype=float) for name in values[0]}
 
 
-def with_errors(
-    statistic: Callable[..., Mapping[str, float]], *columns: np.ndarray, replicates: int = 200, seed: int = 0
-) -> dict[str, float]:
-    """The statistic's values and, for each, `<name>_err`: the standard deviation over bootstrap resamplings."""
-    values = dict(statistic(*columns))
-    spread = bootstrap(statistic, *columns, replicates=replicates, seed=seed)
+def _members(blocks: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of each block."""
+    _, code = np.unique(np.asarray(blocks), return_inverse=True)
+    order = np.argsort(code, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(order) else []
+
+
+def _resamplings(n: int, members: list[np.ndarray] | None, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    for _ in range(replicates):
+        if members is None:
+            yield rng.integers(0, n, n)
+        else:
+            yield np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+
+
+def resampling_weights(n: int, replicates: int, seed: int = 0, blocks: np.ndarray | None = None) -> np.ndarray:
+    """How often each object is drawn, (replicates, N): the same resamplings as `bootstrap`, for sums over objects."""
+    members = None if blocks is None else _members(blocks)
+    weights = [np.bincount(drawn, minlength=n) for drawn in _resamplings(n, members, replicates, seed)]
+    return np.array(weights, np.float32).reshape(replicates, n)
+
+
+def summarize(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`x`, `x_err` (standard deviation of the samples), `x_low`, `x_high` (their central 68 %) for each named value."""
     result = {}
     for name, value in values.items():
+        spread = samples[name][np.isfinite(samples[name])]
+        known = len(spread) >= max(2, (1 - _UNDEFINED) * len(samples[name]))
+        low, high = interval(spread, ONE_SIGMA) if known else (NAN, NAN)
         result[name] = float(value)
-        result[f"{name}_err"] = float(np.std(spread[name], ddof=1)) if np.isfinite(spread[name]).all() else float("nan")
+        result[f"{name}_err"] = float(np.std(spread, ddof=1)) if known else NAN
+        result[f"{name}_low"], result[f"{name}_high"] = low, high
     return result
 
 
+def with_errors(
+    statistic: Statistic,
+    *columns: np.ndarray,
+    replicates: int = 200,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
+) -> dict[str, float]:
+    """The statistic's values with `_err`, `_low` and `_high` from `bootstrap`; arguments as there."""
+    samples = bootstrap(statistic, *columns, replicates=replicates, seed=seed, blocks=blocks)
+    return summarize(statistic(*columns), samples)
+
+
+def jackknife_errors(statistic: Statistic, *columns: np.ndarray, blocks: np.ndarray) -> dict[str, float]:
+    """Standard deviations by leaving out one block at a time (Quenouille 1956; for sky areas Norberg et al. 2009).
+
+    `sigma^2 = (B - 1) / B sum (x_b - mean x)^2` over the B blocks; NaN for fewer than two.
+    """
+    members = _members(blocks)
+    if len(members) < 2:
+        return dict.fromkeys(statistic(*columns), NAN)
+    keep = np.ones(len(columns[0]), bool)
+    values = []
+    for rows in members:
+        keep[rows] = False
+        values.append(statistic(*(column[keep] for column in columns)))
+        keep[rows] = True
+    table = {name: np.array([value[name] for value in values], float) for name in values[0]}
+    return {name: float(np.sqrt((len(x) - 1) / len(x) * np.sum((x - x.mean()) ** 2))) for name, x in table.items()}
+
+
+def sky_areas(x: np.ndarray, y: np.ndarray, number: int) -> np.ndarray:
+    """Labels (N,) of up to `number` compact areas with equal numbers of objects, for the jackknife.
+
+    The largest area is cut across its longer side at the median until there are enough.
+
+    Args:
+        x: positions in a flat frame (pixels, or RA cos Dec and Dec in degrees); rows that are not finite join area 0.
+        y: likewise.
+        number: of areas; no area has fewer than two objects.
+    """
+    label = np.zeros(len(x), np.int64)
+    areas = [np.flatnonzero(np.isfinite(x) & np.isfinite(y))]
+    while len(areas) < number and len(areas[0]) >= 4:
+        rows = areas.pop(0)
+        side = x[rows] if np.ptp(x[rows]) >= np.ptp(y[rows]) else y[rows]
+        order = rows[np.argsort(side, kind="stable")]
+        areas += [order[: len(order) // 2], order[len(order) // 2 :]]
+        areas.sort(key=len, reverse=True)
+    for number_of_area, rows in enumerate(areas):
+        label[rows] = number_of_area
+    return label
+
+
+# -------------------------------------------------------------------------------------------------------- fractions
 def fraction(found: np.ndarray) -> dict[str, float]:
     """A fraction of objects with its 68 % Wilson interval.
 
@@ -59,21 +153,85 @@ def fraction(found: np.ndarray) -> dict[str, float]:
     """
     n, k = len(found), int(np.sum(found))
     if n == 0:
-        return {
-            "value": float("nan"),
-            "err": float("nan"),
-            "low": float("nan"),
-            "high": float("nan"),
-            "n": 0,
-            "n_found": 0,
-        }
+        return {"value": NAN, "err": NAN, "low": NAN, "high": NAN, "n": 0, "n_found": 0}
     low, high = binom_conf_interval(k, n, confidence_level=ONE_SIGMA, interval="wilson")
     return {"value": k / n, "err": float(high - low) / 2, "low": float(low), "high": float(high), "n": n, "n_found": k}
+
+
+def named_fraction(found: np.ndarray, name: str) -> dict[str, float]:
+    """`fraction` under a name: `x`, `x_err`, `x_low`, `x_high`, `x_n`."""
+    result = fraction(found)
+    named = {f"{name}_{key}": result[key] for key in ("err", "low", "high", "n")}
+    return {name: result["value"], **named}
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Central interval of bootstrap samples; NaN where any is NaN."""
     if not len(samples) or not np.isfinite(samples).all():
-        return float("nan"), float("nan")
+        return NAN, NAN
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+# ----------------------------------------------------------------------------------------------------- two catalogues
+def paired_differences(
+    statistic: Statistic,
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    shared: Sequence[np.ndarray] = (),
+    *,
+    ratios: Sequence[str] = (),
+    replicates: int = 200,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
+) -> dict[str, dict]:
+    """What sets two catalogues of the same objects apart: both are resampled together, so that common scatter cancels.
+
+    Args:
+        statistic: called with the columns of one side, then the shared ones; returns named numbers.
+        a: columns (N,) of the first catalogue; row i is the same object in all columns.
+        b: the same columns of the second.
+        shared: columns of the truth.
+        ratios: names for which the ratio a / b tells more than the difference a - b (scatters).
+        replicates: number of resamplings.
+        seed: of the resampling.
+        blocks: as in `bootstrap`.
+
+    Returns:
+        name -> `a`, `a_err`, `b`, `b_err`, `n`, and `difference`: `kind` ("difference" or "ratio"), `value`, `low` and
+        `high` (95 %), `significant` (the interval excludes 0, or 1 for a ratio; False where it is not known).
+    """
+
+    def both(*columns: np.ndarray) -> dict[str, float]:
+        common = columns[len(a) + len(b) :]
+        sides = statistic(*columns[: len(a)], *common), statistic(*columns[len(a) : len(a) + len(b)], *common)
+        return {f"{side} {name}": value for side, part in zip("ab", sides, strict=True) for name, value in part.items()}
+
+    columns = (*a, *b, *shared)
+    values = both(*columns)
+    samples = bootstrap(both, *columns, replicates=replicates, seed=seed, blocks=blocks)
+    summary = summarize(values, samples)
+    result = {}
+    for name in (key[2:] for key in values if key.startswith("a ")):
+        kind = "ratio" if name in ratios else "difference"
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = _change(kind, values[f"a {name}"], values[f"b {name}"])
+            low, high = interval(_change(kind, samples[f"a {name}"], samples[f"b {name}"]))
+        neutral = 1.0 if kind == "ratio" else 0.0
+        result[name] = {
+            **{side: summary[f"{side} {name}"] for side in "ab"},
+            **{f"{side}_err": summary[f"{side} {name}_err"] for side in "ab"},
+            "n": len(columns[0]),
+            "difference": {
+                "kind": kind,
+                "value": float(change),
+                "low": low,
+                "high": high,
+                "significant": bool(low > neutral or high < neutral),
+            },
+        }
+    return result
+
+
+def _change(kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b) if kind == "ratio" else np.subtract(a, b)
