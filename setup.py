@@ -16,13 +16,19 @@ def shipped(top):
     return {"deepdisc._shipped." + name.replace("/", "."): name for name in names}
 
 
-SHIPPED = {**shipped("configs"), **shipped("model_zoo")}
+SHIPPED = {
+    **shipped("configs"),
+    **shipped("model_zoo"),
+    "deepdisc._shipped.datasets": "datasets",  # recipes, without the sample's pixels
+    **shipped("datasets/columns"),
+}
 
 EXTRAS = {
     "sim": ["galsim>=2.6", "dust_extinction>=1.4"],
     "classical": ["sep>=1.4", "photutils>=2"],
     "cluster": ["dask>=2025.1", "distributed>=2025.1"],
     "pz": ["qp-prob>=1.1", "pz-rail-base>=2"],
+    "shear": ["treecorr>=5"],
     "track": ["tensorboard>=2.17", "wandb>=0.18"],
     "tune": ["optuna>=4"],
     "regrid": ["reproject>=0.14"],
@@ -30,7 +36,7 @@ EXTRAS = {
 }
 # What the tests, the demo and the benchmarks need.
 EXTRAS["dev"] = [
-    *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"] + EXTRAS["bench"]),
+    *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"] + EXTRAS["bench"] + EXTRAS["pz"] + EXTRAS["shear"]),
     "tensorboard>=2.17",
     "timm>=1.0",  # a second opinion on the backbones
     "pytest>=8.3",
