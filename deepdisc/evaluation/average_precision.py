@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from deepdisc.evaluation.match import Pairs
+from deepdisc.matching import Pairs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)

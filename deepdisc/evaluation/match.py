@@ -1,249 +1,126 @@
-"""One-to-one matching of two catalogues: by overlap of boxes or outlines, by pixel distance, by distance on the sky.
+"""Which objects of two catalogues are the same: by overlap of boxes, ellipses or outlines, by distance, or by both.
 
-Legend: P predicted objects, T true objects, E candidate pairs. A pair's quality lies in (0, 1]: the intersection over
-union, or `1 - distance / max_distance`. The matching maximises the total quality over all one-to-one assignments. It is
-never a greedy or per-object argmax, with which several detections could claim one true object.
+Legend: P predicted objects, T true objects (or any two catalogues), E pairs. What makes two objects candidates, and how
+good a pair they are, is a `Criterion`; `match_rows` turns candidates into the best one-to-one matching and keeps the
+rest: what is unmatched, what is ambiguous, and which objects are blended n to m.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from deepdisc.catalog import BOX_COLUMNS
-from deepdisc.errors import InputError
+from deepdisc.errors import InputError, nearest
+from deepdisc.evaluation.ellipses import ELLIPSE_COLUMNS, ellipse_overlaps, finite_ellipses
+from deepdisc.evaluation.groups import Groups, blend_groups
+from deepdisc.evaluation.overlaps import box_overlaps, finite_boxes, labels_present, segmentation_overlaps
+from deepdisc.matching import Pairs, assign, chord, close_pairs, sky_vectors
 
-# Keeps an allowed pair of quality 0 (distance exactly at the limit) apart from "not a pair".
-_ALLOWED = 1e-9
+IOU_THRESHOLD = 0.5
+MAX_DISTANCE_PIX = 2.0
+MAX_DISTANCE_ARCSEC = 1.0
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of rows of two catalogues (candidates, or a matching).
-
-    Attributes:
-        pred: (E,) int64 row numbers in the predicted catalogue.
-        truth: (E,) int64 row numbers in the true catalogue.
-        quality: (E,) float64 in [0, 1].
-    """
-
-    pred: np.ndarray
-    truth: np.ndarray
-    quality: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pred)
-
-    def select(self, keep: np.ndarray) -> Pairs:
-        """The pairs where `keep` (E,) is True (or at these positions)."""
-        return Pairs(self.pred[keep], self.truth[keep], self.quality[keep])
+_NEEDS = {
+    "iou": BOX_COLUMNS,
+    "ellipses": ELLIPSE_COLUMNS,
+    "masks": ("id",),
+    "pixels": ("x", "y"),
+    "sky": ("ra", "dec"),
+}
+OUTLINES, POSITIONS = ("iou", "ellipses", "masks"), ("pixels", "sky")
+_FAR = 1e9  # pixels between fields: none of one may be near any of another
 
 
-NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-
-# ------------------------------------------------------------------------------------------------------- assignment
-def assign(candidates: Pairs) -> Pairs:
-    """The one-to-one subset of the candidates with the largest total quality, ordered by row of the truth.
-
-    The candidates' graph is split into connected components, so that the cost is that of the largest blend and not of
-    the whole field; each component is solved exactly (Jonker-Volgenant, `scipy.optimize.linear_sum_assignment`).
-    """
-    if len(candidates) == 0:
-        return NO_PAIRS
-    label = component_labels(candidates)
-    order = np.argsort(label, kind="stable")
-    starts = np.flatnonzero(np.diff(label[order], prepend=-1))
-    keep = []
-    for members in np.split(order, starts[1:]):
-        keep.append(members if len(members) == 1 else _solve(candidates, members))
-    keep = np.concatenate(keep)
-    return candidates.select(keep[np.argsort(candidates.truth[keep])])
-
-
-def component_labels(candidates: Pairs) -> np.ndarray:
-    """Label (E,) of the connected component that each candidate pair belongs to."""
-    first_truth = candidates.pred.max() + 1
-    size = first_truth + candidates.truth.max() + 1
-    nodes = (candidates.pred, candidates.truth + first_truth)
-    graph = coo_matrix((np.ones(len(candidates), dtype=np.int8), nodes), shape=(size, size))
-    return connected_components(graph, directed=False)[1][candidates.pred]
-
-
-def _solve(candidates: Pairs, members: np.ndarray) -> np.ndarray:
-    """Positions of the pairs chosen within one connected component."""
-    rows, row = np.unique(candidates.pred[members], return_inverse=True)
-    columns, column = np.unique(candidates.truth[members], return_inverse=True)
-    gain = np.zeros((len(rows), len(columns)))
-    position = np.full(gain.shape, -1)
-    gain[row, column] = candidates.quality[members] + _ALLOWED
-    position[row, column] = members
-    chosen = position[linear_sum_assignment(gain, maximize=True)]
-    return chosen[chosen >= 0]
-
-
-# ---------------------------------------------------------------------------------------------------------- overlap
-def box_overlaps(pred: np.ndarray, truth: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None) -> Pairs:
-    """All pairs of boxes that overlap, with their intersection over union, without the P x T table.
-
-    Args:
-        pred: (P, 4) `x0, y0, x1, y1` in pixel-edge coordinates; rows that are not finite overlap nothing.
-        truth: (T, 4) likewise.
-        groups: integer labels (P,) and (T,); only boxes with the same label (same field) can overlap.
-    """
-    pred, truth = np.asarray(pred, np.float64).reshape(-1, 4), np.asarray(truth, np.float64).reshape(-1, 4)
-    if len(pred) == 0 or len(truth) == 0:
-        return NO_PAIRS
-    groups = groups or (np.zeros(len(pred), np.int64), np.zeros(len(truth), np.int64))
-    boxes = np.concatenate((pred, truth))
-    usable = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    if not usable.any():
-        return NO_PAIRS
-    sides = (boxes[usable, 2:] - boxes[usable, :2]).max(1)
-    cell = max(1.0, 1.5 * float(np.median(sides)))
-    row, cells = _cells_of(boxes, usable, np.concatenate(groups), cell)
-    # Boxes that share a grid cell are candidates: one product of two sparse incidence matrices finds them all.
-    _, cells = np.unique(cells, axis=0, return_inverse=True)
-    incidence = csr_matrix((np.ones(len(row), np.int32), (row, cells.ravel())), shape=(len(boxes), cells.max() + 1))
-    i, j = (incidence[: len(pred)] @ incidence[len(pred) :].T).nonzero()
-    low = np.maximum(pred[i, :2], truth[j, :2])
-    high = np.minimum(pred[i, 2:], truth[j, 2:])
-    intersection = np.prod(np.clip(high - low, 0, None), axis=1)
-    area_pred, area_truth = (np.prod(part[:, 2:] - part[:, :2], axis=1) for part in (pred, truth))
-    overlap = intersection > 0
-    i, j, intersection = i[overlap].astype(np.int64), j[overlap].astype(np.int64), intersection[overlap]
-    return Pairs(i, j, intersection / (area_pred[i] + area_truth[j] - intersection))
-
-
-def _cells_of(boxes: np.ndarray, usable: np.ndarray, groups: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which cells of a square grid each box touches: row numbers (M,) and cells (M, 3) as (group, y, x)."""
-    rows = np.flatnonzero(usable)
-    first = np.floor(boxes[rows, :2] / cell).astype(np.int64)
-    last = np.floor(boxes[rows, 2:] / cell).astype(np.int64)
-    across = last - first + 1
-    count = across.prod(1)
-    row = np.repeat(np.arange(len(rows)), count)
-    step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    x = first[row, 0] + step % across[row, 0]
-    y = first[row, 1] + step // across[row, 0]
-    return rows[row], np.stack((groups[rows[row]], y, x), axis=1)
-
-
-def segmentation_overlaps(pred_map, truth_map, pred_ids: np.ndarray, truth_ids: np.ndarray) -> Pairs:
-    """All pairs of outlines that overlap, with their intersection over union, from two segmentation maps.
-
-    Args:
-        pred_map: (h, w) integers, 0 = background, value = id in the predicted catalogue; anything that slices by rows.
-        truth_map: (h, w) likewise for the truth.
-        pred_ids: (P,) ids of the predicted catalogue's rows.
-        truth_ids: (T,) ids of the true catalogue's rows.
-
-    Raises:
-        InputError: the two maps differ in shape.
-    """
-    if tuple(pred_map.shape) != tuple(truth_map.shape):
-        raise InputError(
-            f"the segmentation maps have different shapes, {tuple(pred_map.shape)} predicted and "
-            f"{tuple(truth_map.shape)} true; both must cover the same mosaic"
-        )
-    counts: dict[tuple[int, int], int] = {}
-    for start in range(0, pred_map.shape[0], 1024):
-        strip_pred = np.asarray(pred_map[start : start + 1024]).astype(np.int64)
-        strip_truth = np.asarray(truth_map[start : start + 1024]).astype(np.int64)
-        covered = (strip_pred > 0) | (strip_truth > 0)
-        both, n = np.unique(np.stack((strip_pred[covered], strip_truth[covered])), axis=1, return_counts=True)
-        for label_pred, label_truth, pixels in zip(*both.tolist(), n.tolist(), strict=True):
-            counts[label_pred, label_truth] = counts.get((label_pred, label_truth), 0) + pixels
-    area_pred: dict[int, int] = {}
-    area_truth: dict[int, int] = {}
-    for (label_pred, label_truth), pixels in counts.items():
-        area_pred[label_pred] = area_pred.get(label_pred, 0) + pixels
-        area_truth[label_truth] = area_truth.get(label_truth, 0) + pixels
-    row_pred = {int(label): row for row, label in enumerate(pred_ids)}
-    row_truth = {int(label): row for row, label in enumerate(truth_ids)}
-    pairs = [
-        (row_pred[a], row_truth[b], n / (area_pred[a] + area_truth[b] - n))
-        for (a, b), n in counts.items()
-        if a in row_pred and b in row_truth and a > 0 and b > 0
-    ]
-    if not pairs:
-        return NO_PAIRS
-    pred, truth, quality = (np.array(column) for column in zip(*pairs, strict=True))
-    return Pairs(pred.astype(np.int64), truth.astype(np.int64), quality)
-
-
-# --------------------------------------------------------------------------------------------------------- distance
-def close_pairs(pred: np.ndarray, truth: np.ndarray, max_distance: float) -> Pairs:
-    """All pairs of points (P, D) and (T, D) no farther apart than `max_distance`; quality `1 - distance / limit`."""
-    good_pred = np.flatnonzero(np.isfinite(pred).all(1))
-    good_truth = np.flatnonzero(np.isfinite(truth).all(1))
-    if len(good_pred) == 0 or len(good_truth) == 0:
-        return NO_PAIRS
-    found = cKDTree(pred[good_pred]).sparse_distance_matrix(
-        cKDTree(truth[good_truth]), max_distance, output_type="ndarray"
-    )
-    return Pairs(good_pred[found["i"]], good_truth[found["j"]], 1 - found["v"] / max_distance)
-
-
-def sky_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Unit vectors (N, 3) of ICRS positions in degrees: straight-line distances work at the poles and across RA 0."""
-    ra, dec = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
-    return np.stack((np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)), axis=1)
-
-
-# --------------------------------------------------------------------------------------------------------- criterion
 @dataclass(frozen=True)
 class Criterion:
-    """What makes a detection and a true object the same object.
+    """What makes a detection and a true object the same object, and the quality of such a pair.
 
     Attributes:
-        kind: "iou" (boxes), "pixels" (distance of the positions x, y) or "sky" (distance of ra, dec).
+        kind: "iou" (boxes), "ellipses" (x, y, a_pix, b_pix, theta_deg), "masks" (labels of segmentation maps), "pixels"
+            (distance of the positions x, y) or "sky" (distance of ra, dec).
         limit: smallest intersection over union, or largest distance in pixels or in arcsec.
+        otherwise: for outlines: the criterion by position for pairs of which one object has no outline. An outline
+            decides wherever both have one.
+        maps: for "masks": the predicted and the true segmentation map, (h, w) integers, labels = column `id`.
+
+    The quality of a pair by outlines is the intersection over union, by position 1 - distance / limit; both lie in
+    [0, 1], and a matching has the largest sum of them.
     """
 
     kind: str
     limit: float
-
-    _NEEDS = {"iou": BOX_COLUMNS, "pixels": ("x", "y"), "sky": ("ra", "dec")}
+    otherwise: Criterion | None = None
+    maps: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in self._NEEDS:
-            raise InputError(f"unknown way of matching {self.kind!r}; choose one of {', '.join(self._NEEDS)}")
-        if not self.limit > 0 or (self.kind == "iou" and self.limit > 1):
+        if self.kind not in _NEEDS:
+            raise InputError(f"unknown way of matching {self.kind!r}; choose one of {', '.join(_NEEDS)}")
+        if not self.limit > 0 or (self.kind in OUTLINES and self.limit > 1):
             raise InputError(
                 f"the limit for matching by {self.kind} is {self.limit}; an intersection over union must lie in (0, 1] "
                 "and a distance must be positive"
             )
+        if self.otherwise is not None and (self.kind not in OUTLINES or self.otherwise.kind not in POSITIONS):
+            raise InputError(
+                f"cannot match by {self.kind} and otherwise by {self.otherwise.kind}; the first is one of "
+                f"{', '.join(OUTLINES)}, the second pixels or sky"
+            )
+
+    @property
+    def name(self) -> str:
+        """As `choose_criterion` takes it: "iou", "masks+sky"."""
+        return self.kind + (f"+{self.otherwise.kind}" if self.otherwise else "")
 
     def __str__(self) -> str:
-        return {
+        text = {
             "iou": f"boxes with an intersection over union of at least {self.limit:g}",
+            "ellipses": f"ellipses with an intersection over union of at least {self.limit:g}",
+            "masks": f"outlines with an intersection over union of at least {self.limit:g}",
             "pixels": f"positions within {self.limit:g} pixels",
             "sky": f"positions within {self.limit:g} arcsec",
         }[self.kind]
+        return text + (f", or, where one has no outline, {self.otherwise}" if self.otherwise else "")
 
     def usable(self, *catalogs: pd.DataFrame) -> bool:
         """Whether all catalogues have the columns, with at least one finite row (or no rows at all)."""
-        names = list(self._NEEDS[self.kind])
-        return all(
+        if self.otherwise is not None and self.otherwise.usable(*catalogs):
+            return True
+        names = list(_NEEDS[self.kind])
+        return (self.kind != "masks" or self.maps is not None) and all(
             set(names) <= set(catalog.columns)
             and (len(catalog) == 0 or bool(np.isfinite(catalog[names].to_numpy(float)).all(1).any()))
             for catalog in catalogs
         )
 
+    def with_maps(self, pred_map, truth_map) -> Criterion:
+        """The same for these segmentation maps."""
+        return replace(self, maps=(pred_map, truth_map)) if self.kind == "masks" else self
+
     def candidates(self, pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs:
         """All pairs that fulfil the criterion, not yet one-to-one.
 
         Raises:
-            InputError: a catalogue lacks the columns that the criterion needs.
+            InputError: a catalogue lacks the columns, or the segmentation map, that the criterion needs.
         """
-        names = list(self._NEEDS[self.kind])
+        if self.otherwise is None:
+            return self._alone(pred, truth)
+        near = self.otherwise.candidates(pred, truth)
+        outlined = [self._has_outline(side, which) for which, side in enumerate((pred, truth))]
+        near = near.select(~(outlined[0][near.pred] & outlined[1][near.truth]))
+        if not outlined[0].any() or not outlined[1].any():
+            return near
+        pairs = self._alone(pred, truth)
+        both = (np.concatenate(parts) for parts in zip(_arrays(pairs), _arrays(near), strict=True))
+        return Pairs(*both)
+
+    def _alone(self, pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs:
+        """Candidates by this kind only."""
+        names = list(_NEEDS[self.kind])
         for label, catalog in (("predicted", pred), ("true", truth)):
             missing = [name for name in names if name not in catalog.columns]
             if missing:
@@ -251,21 +128,39 @@ class Criterion:
                     f"the {label} catalogue has no column {', '.join(missing)}, needed to match by {self.kind}; add it "
                     "or match in another way"
                 )
-        a, b = pred[names].to_numpy(np.float64), truth[names].to_numpy(np.float64)
-        groups = common_groups(pred, truth)
-        if self.kind == "iou":
-            pairs = box_overlaps(a, b, groups)
+        if self.kind == "masks":
+            if self.maps is None:
+                raise InputError("to match by masks, give the segmentation maps of both catalogues")
+            pairs = segmentation_overlaps(*self.maps, pred["id"].to_numpy(), truth["id"].to_numpy())
             return pairs.select(pairs.quality >= self.limit)
+        a, b = pred[names].to_numpy(np.float64), truth[names].to_numpy(np.float64)
         if self.kind == "sky":
-            # The chord of the limit. Groups do not matter: one position on the sky is one object in any field.
-            return close_pairs(sky_vectors(*a.T), sky_vectors(*b.T), 2 * np.sin(np.radians(self.limit / 3600) / 2))
-        far = 1e9  # one field's pixels must never be near another's
-        a, b = (np.column_stack((part, far * group)) for part, group in zip((a, b), groups, strict=True))
-        return close_pairs(a, b, self.limit)
+            # Groups do not matter: one position on the sky is one object in any field.
+            return close_pairs(sky_vectors(*a.T), sky_vectors(*b.T), chord(self.limit))
+        groups = common_groups(pred, truth)
+        if self.kind == "pixels":
+            a, b = (np.column_stack((part, _FAR * group)) for part, group in zip((a, b), groups, strict=True))
+            return close_pairs(a, b, self.limit)
+        pairs = (box_overlaps if self.kind == "iou" else ellipse_overlaps)(a, b, groups)
+        return pairs.select(pairs.quality >= self.limit)
+
+    def _has_outline(self, catalog: pd.DataFrame, which: int) -> np.ndarray:
+        """Bool (N,): rows with an outline; `which` is 0 for the prediction, 1 for the truth."""
+        names = list(_NEEDS[self.kind])
+        if not set(names) <= set(catalog.columns) or (self.kind == "masks" and self.maps is None):
+            return np.zeros(len(catalog), bool)
+        if self.kind == "masks":
+            return labels_present(self.maps[which], catalog["id"].to_numpy())
+        values = catalog[names].to_numpy(np.float64)
+        return finite_boxes(values) if self.kind == "iou" else finite_ellipses(values)
 
     def match(self, pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs:
         """The best one-to-one matching of two catalogues."""
         return assign(self.candidates(pred, truth))
+
+
+def _arrays(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return pairs.pred, pairs.truth, pairs.quality
 
 
 def common_groups(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -275,3 +170,137 @@ def common_groups(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, 
             codes, _ = pd.factorize(pd.concat((pred[name], truth[name]), ignore_index=True))
             return codes[: len(pred)].astype(np.int64), codes[len(pred) :].astype(np.int64)
     return np.zeros(len(pred), np.int64), np.zeros(len(truth), np.int64)
+
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+def choose_criterion(
+    pred: pd.DataFrame,
+    truth: pd.DataFrame,
+    match_by: str | None = None,
+    *,
+    iou_threshold: float | None = None,
+    max_distance_pix: float | None = None,
+    max_distance_arcsec: float | None = None,
+    maps: tuple[Any, Any] | None = None,
+) -> Criterion:
+    """The way of matching asked for, else the one whose limit is given, else the first that both catalogues allow.
+
+    Args:
+        pred: predicted catalogue, for the columns it has.
+        truth: true catalogue likewise.
+        match_by: one of iou, ellipses, masks, pixels, sky, or an outline and a position such as "iou+sky".
+        iou_threshold: smallest intersection over union, default 0.5.
+        max_distance_pix: default 2.
+        max_distance_arcsec: default 1.
+        maps: for "masks": the predicted and the true segmentation map.
+
+    Raises:
+        InputError: unknown way or wrong limit; a limit that the way does not use; no columns in common.
+    """
+    limits = {
+        **dict.fromkeys(OUTLINES, (iou_threshold, IOU_THRESHOLD)),
+        "pixels": (max_distance_pix, MAX_DISTANCE_PIX),
+        "sky": (max_distance_arcsec, MAX_DISTANCE_ARCSEC),
+    }
+
+    def named(name: str) -> Criterion:
+        kind, _, other = name.partition("+")
+        for part in (kind, other or kind):
+            if part not in limits:
+                close = nearest(part, limits)
+                raise InputError(
+                    f"unknown way of matching {part!r}; choose one of {', '.join(limits)}, or an outline and a "
+                    "position, such as iou+sky" + (f"; did you mean {close!r}?" if close else "")
+                )
+        one, two = (default if given is None else given for given, default in (limits[kind], limits[other or kind]))
+        return Criterion(kind, one, Criterion(other, two) if other else None, maps if kind == "masks" else None)
+
+    given = [kind for kind in ("iou", *POSITIONS) if limits[kind][0] is not None]
+    kinds = [match_by] if match_by else _kinds_of(given)
+    if match_by:
+        _refuse_unused_limits(match_by, given)
+    for kind in kinds:
+        criterion = named(kind)
+        if len(kinds) == 1:
+            criterion.candidates(pred.iloc[:0], truth.iloc[:0])  # names the missing column
+            return criterion
+        if criterion.usable(pred, truth):
+            return criterion
+    raise InputError(
+        "the catalogues have no columns in common to match by; both need x_min, y_min, x_max, y_max, or x, y, or "
+        f"ra, dec; with a column map (--columns) they may have other names. Predicted: "
+        f"{', '.join(map(str, pred.columns))}. True: {', '.join(map(str, truth.columns))}"
+    )
+
+
+def _kinds_of(given: list[str]) -> list[str]:
+    """The ways to try where none is named, from the limits that are given."""
+    if len(given) == 2 and given[0] == "iou":
+        return ["+".join(given)]
+    if len(given) > 1:
+        raise InputError("distances in pixels and in arcsec are both given; keep one, or say how to match (match_by)")
+    return given or ["iou", *POSITIONS]
+
+
+def _refuse_unused_limits(match_by: str, given: list[str]) -> None:
+    used = {"iou" if part in OUTLINES else part for part in match_by.split("+")}
+    names = {"iou": "iou_threshold", "pixels": "max_distance_pix", "sky": "max_distance_arcsec"}
+    for kind in given:
+        if kind not in used:
+            raise InputError(
+                f"{names[kind]} is given, but matching is by {match_by}, which does not use it; leave one out"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------ matching
+@dataclass(frozen=True)
+class Matching:
+    """Two catalogues matched one-to-one, and what is left.
+
+    Attributes:
+        pairs: the best one-to-one matching, ordered by row of the truth.
+        candidates: all pairs that fulfil the criterion.
+        n_pred: rows of the predicted catalogue; `n_truth` of the true one.
+    """
+
+    pairs: Pairs
+    candidates: Pairs
+    n_pred: int
+    n_truth: int
+
+    @cached_property
+    def partner_of_pred(self) -> np.ndarray:
+        """(P,) row of the partner in the truth, -1 for none."""
+        return _partner(self.pairs.pred, self.pairs.truth, self.n_pred)
+
+    @cached_property
+    def partner_of_truth(self) -> np.ndarray:
+        """(T,) row of the partner in the prediction, -1 for none."""
+        return _partner(self.pairs.truth, self.pairs.pred, self.n_truth)
+
+    @cached_property
+    def ambiguous_pred(self) -> np.ndarray:
+        """(P,) bool: there is a candidate within the limit other than the partner."""
+        return np.bincount(self.candidates.pred, minlength=self.n_pred) > (self.partner_of_pred >= 0)
+
+    @cached_property
+    def ambiguous_truth(self) -> np.ndarray:
+        """(T,) bool, likewise."""
+        return np.bincount(self.candidates.truth, minlength=self.n_truth) > (self.partner_of_truth >= 0)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The blends, n to m."""
+        return blend_groups(self.candidates, self.n_pred, self.n_truth)
+
+
+def _partner(rows: np.ndarray, partners: np.ndarray, n: int) -> np.ndarray:
+    result = np.full(n, -1, np.int64)
+    result[rows] = partners
+    return result
+
+
+def match_rows(pred: pd.DataFrame, truth: pd.DataFrame, criterion: Criterion) -> Matching:
+    """Match two catalogues one-to-one, with the largest total quality."""
+    candidates = criterion.candidates(pred, truth)
+    return Matching(assign(candidates), candidates, len(pred), len(truth))

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deepdisc.evaluation.average_precision import average_precision, match_detections
-from deepdisc.evaluation.match import box_overlaps
+from deepdisc.evaluation.overlaps import box_overlaps
 
 
 def field(n, seed, size=400.0, n_extra=10):

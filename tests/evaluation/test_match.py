@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepdisc.errors import InputError
-from deepdisc.evaluation.match import Criterion, Pairs, assign, box_overlaps, segmentation_overlaps
+from deepdisc.evaluation.match import Criterion
+from deepdisc.evaluation.overlaps import box_overlaps, segmentation_overlaps
+from deepdisc.matching import Pairs, assign
 from deepdisc.structures import box_iou
 
 
@@ -148,7 +150,11 @@ def test_maps_of_different_shape_are_named():
 
 @pytest.mark.parametrize(
     ("kind", "limit", "message"),
-    [("overlap", 0.5, "choose one of iou, pixels, sky"), ("iou", 1.5, "1.5"), ("pixels", -1, "must be positive")],
+    [
+        ("overlap", 0.5, "choose one of iou, ellipses, masks, pixels, sky"),
+        ("iou", 1.5, "1.5"),
+        ("pixels", -1, "must be positive"),
+    ],
 )
 def test_wrong_criterion(kind, limit, message):
     with pytest.raises(InputError, match=message):
