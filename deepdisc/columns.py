@@ -5,13 +5,14 @@ A map is a part of a recipe, or a YAML file of its own, with these keys::
     where: use_phot == 1 and mag_auto < 24       # rows to take; default all
     missing: [-99]                               # values that mean "not measured"; default see `ColumnMap`
     sky_frame: galactic                          # what ra and dec are; default icrs
+    optional: true                               # what the table lacks is left out; default: it is an error
     columns:
       id: NUMBER
       ra: ALPHA_J2000
       x: X_IMAGE - 1                             # any expression of `deepdisc.expressions`
       flux_r: {column: FLUX_AUTO, error: FLUXERR_AUTO, zero_point: 25.9}
       flux_{band}: {column: "{band}_KRON", error: "{band}_KRON_e", unit: nJy}     # each band that the file has
-      redshift: z_spec
+      redshift: [z_spec, zspec]                  # the first whose columns the table has
       class: {star: CLASS_STAR > 0.9, galaxy: true}    # the first condition that holds; or one name for all
 
 Units come from the map, else from the file; a quantity whose unit neither states is an error. Fluxes become nJy,
@@ -23,7 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from astropy.coordinates import SkyCoord
 from deepdisc import catalog, photometry
 from deepdisc.config import shipped
 from deepdisc.errors import InputError, nearest
-from deepdisc.expressions import evaluate, select
+from deepdisc.expressions import column_names, evaluate, select
 from deepdisc.files import read_yaml
 from deepdisc.tables import Units
 
@@ -51,7 +52,7 @@ OWN = {
 }
 _ANGLES = {"ra": "deg", "dec": "deg", "theta": "deg", "position_angle": "deg"}
 _SPEC_KEYS = ("column", "unit", "zero_point", "error")
-_MAP_KEYS = ("columns", "where", "missing", "sky_frame", "description")
+_MAP_KEYS = ("columns", "where", "missing", "sky_frame", "optional", "description")
 SKY_FRAMES = ("icrs", "fk5", "fk4", "galactic")
 _MAGNITUDES = ("mag", "abmag", "mag(ab)", "ab", "mag_ab")
 _PIXELS = ("pix", "pixel", "pixels")
@@ -87,6 +88,11 @@ class Spec:
             raise InputError(f"{label}: unit and zero_point are both given; keep one")
         return cls(str(column), value.get("unit"), zero_point, error)
 
+    def fits(self, columns: Sequence[str], label: str) -> bool:
+        """Whether the table has all columns that are needed."""
+        needed = [column_names(text, label) for text in (self.column, self.error) if text is not None]
+        return set().union(*needed) <= set(columns)
+
     def of_band(self, band: str) -> Spec:
         """With the band's name put in for {band}."""
         error = None if self.error is None else _fill(self.error, band)
@@ -102,20 +108,22 @@ class ColumnMap:
     """A checked map; see the top of this module.
 
     Attributes:
-        columns: our name -> where it comes from.
+        columns: our name -> where it comes from; the first that fits the table.
         classes: class name -> condition, in the order of precedence; empty where the map states no class.
         where: condition for the rows to take.
         missing: values of measured columns (all but ids, positions and classes) that mean "not measured". None: -99,
             -999 and -9999, and for magnitudes and redshifts also 99, 999 and 9999.
         sky_frame: of ra and dec, one of `SKY_FRAMES`.
+        optional: leave out what the table lacks; a program writes the columns it is asked for.
         label: how messages call the map.
     """
 
-    columns: Mapping[str, Spec]
+    columns: Mapping[str, tuple[Spec, ...]]
     classes: Mapping[str, str | bool] = field(default_factory=dict)
     where: str | None = None
     missing: tuple[float, ...] | None = None
     sky_frame: str = "icrs"
+    optional: bool = False
     label: str = "columns"
 
     @classmethod
@@ -139,12 +147,16 @@ class ColumnMap:
         for name, value in columns.items():
             _check_name(str(name), label)
             if name != "class":
-                specs[str(name)] = Spec.read(value, f"{label}: {name}")
+                choices = value if isinstance(value, list) and value else [value]
+                specs[str(name)] = tuple(Spec.read(choice, f"{label}: {name}") for choice in choices)
         frame = content.get("sky_frame", "icrs")
         if frame not in SKY_FRAMES:
             raise InputError(f"{label}: sky_frame is {frame!r}; it is one of {', '.join(SKY_FRAMES)}")
+        optional = content.get("optional", False)
+        if not isinstance(optional, bool):
+            raise InputError(f"{label}: optional is {optional!r}; it is true or false")
         missing = _missing(content.get("missing"), label)
-        return cls(specs, _classes(columns.get("class"), label), where, missing, frame, label)
+        return cls(specs, _classes(columns.get("class"), label), where, missing, frame, optional, label)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike) -> ColumnMap:
@@ -181,13 +193,18 @@ class ColumnMap:
         Raises:
             InputError: a column or unit is not there; a declination is impossible.
         """
-        chosen = np.ones(len(table), bool) if self.where is None else select(self.where, table, f"{self.label}: where")
+        chosen = self._chosen(table)
         rows = table[chosen]
         ours: dict[str, Any] = {}
         for name, spec in self._expanded(table, bands):
             ours |= self._column(name, spec, rows, units or {})
-        if self.classes:
+        if self.classes and not self._skips("class", self.classes.values(), table):
             ours["class_name"] = self._class_names(rows)
+        if not ours:
+            raise InputError(
+                f"{self.label}: the table has none of the map's columns; it has {', '.join(map(str, table.columns))}; "
+                "give the map of the program that wrote it"
+            )
         if self.sky_frame != "icrs" and {"ra", "dec"} <= set(ours):
             sky = SkyCoord(ours["ra"], ours["dec"], unit="deg", frame=self.sky_frame).icrs
             ours |= {"ra": sky.ra.deg, "dec": sky.dec.deg}
@@ -195,25 +212,53 @@ class ColumnMap:
         result.attrs["rows"] = len(table)
         return result
 
+    def _chosen(self, table: pd.DataFrame) -> np.ndarray:
+        """Bool (rows,): rows to take."""
+        if self.where is None or self._skips("where", [self.where], table):
+            return np.ones(len(table), bool)
+        return select(self.where, table, f"{self.label}: where")
+
+    def _skips(self, key: str, conditions: Iterable[str | bool], table: pd.DataFrame) -> bool:
+        """Whether an optional map has conditions on columns that the table lacks."""
+        needed = set().union(*(column_names(str(condition), f"{self.label}: {key}") for condition in conditions))
+        lacking = sorted(needed - set(table.columns)) if self.optional else []
+        if lacking and key == "where":
+            logger.warning("%s: no column %s: rows are not selected", self.label, ", ".join(lacking))
+        return bool(lacking)
+
     def _expanded(self, table: pd.DataFrame, bands: Sequence[str] | None) -> Iterator[tuple[str, Spec]]:
         """All columns, those of {band} once for each band."""
-        for name, spec in self.columns.items():
-            if "{band}" not in name:
-                yield name, spec
+        for name, specs in self.columns.items():
+            if "{band}" in name:
+                yield from self._of_bands(name, specs, table, bands)
                 continue
+            fitting = [spec for spec in specs if spec.fits(table.columns, f"{self.label}: {name}")]
+            if fitting or not self.optional:
+                yield name, (fitting or specs)[0]
+
+    def _of_bands(
+        self, name: str, specs: Sequence[Spec], table: pd.DataFrame, bands: Sequence[str] | None
+    ) -> Iterator[tuple[str, Spec]]:
+        """A column with {band} in its name, once for each band; for each the first choice that has it."""
+        done = []
+        for spec in specs:
             found = _bands_in(spec.column, table.columns, bands)
             if spec.error is not None:
                 found = [band for band in found if band in _bands_in(spec.error, table.columns, found)]
-            if not found:
-                raise InputError(
-                    f"{self.label}: {name}: no column fits {spec.column!r}"
-                    + (f" for a band of {', '.join(bands)}" if bands else "")
-                )
-            lacking = [band for band in bands or () if band not in found]
-            if lacking:
-                logger.warning("%s: no %s for %s", self.label, name, ", ".join(lacking))
+            found = [band for band in found if band not in done]
+            if self.optional:
+                found = [band for band in found if spec.of_band(band).fits(table.columns, f"{self.label}: {name}")]
+            done += found
             for band in found:
                 yield name.replace("{band}", band), spec.of_band(band)
+        if not done and not self.optional:
+            raise InputError(
+                f"{self.label}: {name}: no column fits {specs[0].column!r}"
+                + (f" for a band of {', '.join(bands)}" if bands else "")
+            )
+        lacking = [band for band in bands or () if band not in done]
+        if lacking and not self.optional:
+            logger.warning("%s: no %s for %s", self.label, name, ", ".join(lacking))
 
     def _column(self, name: str, spec: Spec, rows: pd.DataFrame, units: Units) -> dict[str, np.ndarray]:
         label = f"{self.label}: {name}"

@@ -42,6 +42,7 @@ FUNCTIONS: dict[str, Callable] = {
         "maximum", "where", "isnan", "isfinite",
     )
 }  # fmt: skip
+_CONSTANTS = {"true": np.True_, "false": np.False_, "nan": np.float64("nan")}
 _QUOTED = re.compile(r"`([^`]+)`")
 
 
@@ -63,19 +64,7 @@ def evaluate(text: str, columns: Mapping[str, Any], label: str) -> np.ndarray:
     Raises:
         InputError: it cannot be understood, names an unknown column, or compares numbers with text.
     """
-    quoted: dict[str, str] = {}
-
-    def stand_in(match: re.Match) -> str:
-        quoted[f"_column_{len(quoted)}"] = match.group(1)
-        return f"_column_{len(quoted) - 1}"
-
-    try:
-        tree = ast.parse(_QUOTED.sub(stand_in, text.strip()), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = getattr(error, "msg", None) or type(error).__name__
-        raise InputError(
-            f"{label}: cannot understand {text!r}: {reason}; names with odd letters: `like-this`"
-        ) from error
+    tree, quoted = _parse(text, label)
     with np.errstate(all="ignore"):
         try:
             value = _Evaluator(columns, quoted, text, label).visit(tree.body)
@@ -95,6 +84,36 @@ def select(text: str | bool, columns: Mapping[str, Any], label: str) -> np.ndarr
     if value.dtype.kind != "b":
         raise InputError(f"{label}: {text!r} is not a condition such as mag < 22; its values are {value.dtype} numbers")
     return value
+
+
+def column_names(text: str, label: str) -> set[str]:
+    """The columns that an expression needs.
+
+    Raises:
+        InputError: it cannot be understood.
+    """
+    tree, quoted = _parse(text, label)
+    functions = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    used = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in functions)
+    return {quoted.get(node.id, node.id) for node in used} - {*_CONSTANTS, *map(str.title, _CONSTANTS), "NaN"}
+
+
+def _parse(text: str, label: str) -> tuple[ast.Expression, dict[str, str]]:
+    """The expression's tree, and which stand-in is which name in backticks."""
+    quoted: dict[str, str] = {}
+
+    def stand_in(match: re.Match) -> str:
+        quoted[f"_column_{len(quoted)}"] = match.group(1)
+        return f"_column_{len(quoted) - 1}"
+
+    try:
+        tree = ast.parse(_QUOTED.sub(stand_in, text.strip()), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or type(error).__name__
+        raise InputError(
+            f"{label}: cannot understand {text!r}: {reason}; names with odd letters: `like-this`"
+        ) from error
+    return tree, quoted
 
 
 class _Evaluator:
@@ -125,7 +144,7 @@ class _Evaluator:
         name = self.quoted.get(node.id, node.id)
         if name in self.columns:
             return _array(self.columns[name])
-        constant = {"true": np.True_, "false": np.False_, "nan": np.float64("nan")}.get(name.lower())
+        constant = _CONSTANTS.get(name.lower())
         if constant is not None:
             return constant
         close = nearest(name, [str(column) for column in self.columns])
