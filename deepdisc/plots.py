@@ -192,6 +192,19 @@ def tile(
     return figure
 
 
+def picture(rgb: np.ndarray, origin: tuple[int, int] = (0, 0)) -> Figure:
+    """A colour picture (h, w, 3) in 0..1 with pixel axes; `origin` is x0, y0 in the mosaic."""
+    h, w = rgb.shape[:2]
+    x0, y0 = origin
+    figure = Figure(figsize=(9.5, 9.5 * h / w + 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(rgb, origin="lower", extent=(x0, x0 + w, y0, y0 + h), interpolation="nearest")
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.set_xlabel("x, pixels", fontsize=8, color=INK)
+    axes.set_ylabel("y, pixels", fontsize=8, color=INK)
+    return figure
+
+
 def stamps(images: Sequence[Sequence[np.ndarray]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """Small pictures in rows (objects) and columns (bands), dark on light, asinh scale.
 
@@ -229,7 +242,7 @@ class Series:
         x: (N,), or (N + 1,) bin edges for steps.
         y: (N,) values; of a band, the lower line.
         err: (N,) 1-sigma errors, or None; of a band, (N,) the upper line.
-        kind: "points", "line", "steps" or "band".
+        kind: "points", "line", "steps", "band", or "bars" (thin, of length err, without points).
         color: of `SERIES`; None for the next one.
     """
 
@@ -316,6 +329,8 @@ def _draw(axes, series: Series, color: str) -> None:
             axes.errorbar(middle, series.y, yerr=series.err, fmt="none", ecolor=color, elinewidth=0.8, alpha=0.6)
     elif series.kind == "band":
         axes.fill_between(series.x, series.y, series.err, color=color, alpha=0.18, linewidth=0, label=label)
+    elif series.kind == "bars":
+        axes.errorbar(series.x, series.y, yerr=series.err, fmt="none", ecolor=color, elinewidth=0.7, alpha=0.5)
     elif series.kind == "line":
         axes.plot(series.x, series.y, color=color, linewidth=1.6, label=label)
     else:
