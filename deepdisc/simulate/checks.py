@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ Limits = Mapping[str, tuple[float, float]]
 
 
 def check_numbers(settings: Any, prefix: str, limits: Limits) -> None:
-    """Check that each named number of a settings dataclass lies within its limits; None passes where it is the default.
+    """Check that each named number of a settings dataclass lies within its limits; a default of None passes.
 
     Args:
         settings: the dataclass.
@@ -24,23 +25,35 @@ def check_numbers(settings: Any, prefix: str, limits: Limits) -> None:
     Raises:
         InputError: names the setting, its value and the limits.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    for name, (lowest, highest) in limits.items():
+    for name, (lowest, highest) in _given(settings, limits):
         value = getattr(settings, name)
-        if value is None and defaults[name] is None:
-            continue
         if not _is_number(value) or not lowest <= value <= highest:
             raise InputError(f"{prefix}.{name} is {value!r}; it must be within {lowest:g} to {highest:g}")
 
 
 def check_ranges(settings: Any, prefix: str, limits: Limits) -> None:
     """Check ranges (low, high), as `check_numbers`, and store them as tuples of float, also in a frozen dataclass."""
-    for name, (lowest, highest) in limits.items():
+    for name, (lowest, highest) in _given(settings, limits):
         value = pair(prefix, name, getattr(settings, name))
         if not lowest <= value[0] <= value[1] <= highest:
             allowed = f"[low, high] within {lowest:g} to {highest:g}"
             raise InputError(f"{prefix}.{name} is {list(value)}; it must be {allowed}")
         object.__setattr__(settings, name, value)
+
+
+def _given(settings: Any, limits: Limits) -> list[tuple[str, tuple[float, float]]]:
+    """The limits of all settings but those that are None by default and were left so."""
+    optional = {field.name for field in dataclasses.fields(settings) if field.default is None}
+    return [
+        (name, limit) for name, limit in limits.items() if name not in optional or getattr(settings, name) is not None
+    ]
+
+
+def check_kind(settings: Any, prefix: str, name: str, kind: type) -> None:
+    """Check that a setting is None or other settings of one kind."""
+    value = getattr(settings, name)
+    if value is not None and not isinstance(value, kind):
+        raise InputError(f"{prefix}.{name} is {value!r}; it must be L({kind.__name__})(...) or None")
 
 
 def check_choice(settings: Any, prefix: str, name: str, choices: Sequence[str]) -> None:
@@ -62,4 +75,4 @@ def pair(prefix: str, name: str, value: Any) -> Range:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)

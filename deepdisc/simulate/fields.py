@@ -1,43 +1,56 @@
-"""Fields of a synthetic sky: drawn, covered with noise, and written with their truth."""
+"""Fields of a synthetic sky: drawn, lensed, observed, and written with their truth."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
 import logging
+import math
+import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from astropy.io import fits
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deepdisc import catalog
+from deepdisc.catalog import FLAGS
 from deepdisc.config import instantiate
 from deepdisc.errors import InputError, require_extra
-from deepdisc.files import atomic_path, refuse_to_overwrite, write_text
+from deepdisc.files import refuse_to_overwrite
+from deepdisc.photometry import njy_per_count
+from deepdisc.simulate import writing
 from deepdisc.simulate.conditions import Conditions, draw_conditions
+from deepdisc.simulate.effects import MASK_BITS, FieldEffects, draw_field_effects
+from deepdisc.simulate.exposures import WeightedMean, blurred, draw_exposures
 from deepdisc.simulate.instruments import Instrument
+from deepdisc.simulate.lensing import lens_objects, turn_for_ring
 from deepdisc.simulate.objects import draw_objects
-from deepdisc.simulate.population import CLASS_NAMES, Population
-from deepdisc.simulate.scene import build_scene, truth_table
+from deepdisc.simulate.observe import Observed, PixelFlags, camera_of, displaced, observe, stars_of
+from deepdisc.simulate.outlines import amodal_table
+from deepdisc.simulate.population import Population
+from deepdisc.simulate.scene import Scene, build_scene, truth_table
 from deepdisc.simulate.settings import Sky
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_BLOCK = 256  # noise is drawn for this many rows at a time, which bounds the memory
-LOWEST_VARIANCE = 0.25  # times the sky's, where a chance hole in the sky would leave none
+# Streams of random numbers of a field. Noise is apart, so that lensing or effects do not change it.
+CONDITIONS, OBJECTS, NOISE, LENSING, EFFECTS, EXPOSURES = range(6)
+Random = Callable[..., np.random.Generator]
 
 
 def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int = 0) -> list[Path]:
     """Make the fields of a sky config.
 
     Field k depends on the seed and k alone: more fields, other processes or another order change no byte of it. The
-    files of a field are `mosaic.yaml`, `<band>.fits` (primary: image in nJy with WCS; VARIANCE), `segmentation.fits`
-    and `truth.parquet`; they lie in `output` itself if there is one field, else in `output`/field_000 and so on.
-    `output`/recipe.yaml lists them, with the settings and each field's conditions.
+    files of a field are `mosaic.yaml`, `<band>.fits` (primary: image in nJy with WCS; VARIANCE; with effects MASK),
+    `segmentation.fits`, `truth.parquet` and `outlines.parquet` (whole outlines, also where hidden); with a random
+    convergence field `lensing.fits`, with exposures `exposures.parquet` and the folder `exposures`. They lie in
+    `output` itself if there is one field, else in `output`/field_000 and so on. `output`/recipe.yaml lists them, with
+    the settings and each field's conditions.
 
     Args:
         cfg: a loaded sky config (its key `sky`), or the settings themselves.
@@ -54,22 +67,16 @@ def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int 
     sky = cfg if isinstance(cfg, Sky) else _settings(cfg)
     if seed < 0:
         raise InputError(f"seed is {seed}; it must not be negative")
+    if sky.lensing is not None and sky.lensing.ring_pairs and sky.fields % 2:
+        raise InputError(f"sky.fields is {sky.fields}; with sky.lensing.ring_pairs it must be even")
     instrument = Instrument.load(sky.instrument, sky.bands)
     output = Path(output)
     folders = [output] if sky.fields == 1 else [output / f"field_{number:03d}" for number in range(sky.fields)]
-    names = [*_FILES.values(), *(f"{band.name}.fits" for band in instrument.bands)]
+    names = writing.file_names(sky, [band.name for band in instrument.bands])
     refuse_to_overwrite([output / "recipe.yaml", *(folder / name for folder in folders for name in names)])
-    work = [(sky, number, folder, seed) for number, folder in enumerate(folders)]
-    if sky.workers == 1:
-        described = [simulate_field(*one) for one in work]
-    else:
-        with concurrent.futures.ProcessPoolExecutor(max_workers=sky.workers) as pool:
-            described = list(pool.map(simulate_field, *zip(*work, strict=True)))
-    entries = [
-        {**_entry(folder, output), "conditions": conditions}
-        for folder, conditions in zip(folders, described, strict=True)
-    ]
-    _write_recipe(output, sky, instrument, seed, entries)
+    with _Bar(sky.fields) as bar:
+        described = _make_fields(sky, folders, seed, bar)
+    writing.write_recipe(output, sky, instrument, seed, folders, described)
     return [folder / "mosaic.yaml" for folder in folders]
 
 
@@ -79,144 +86,244 @@ def _settings(cfg: Mapping[str, Any]) -> Sky:
     return instantiate(cfg["sky"])
 
 
-def simulate_field(sky: Sky, number: int, folder: Path, seed: int) -> dict[str, Any]:
-    """Make one field and return its conditions, as plain values."""
+def _make_fields(sky: Sky, folders: Sequence[Path], seed: int, bar: _Bar) -> list[dict[str, Any]]:
+    """Make all fields, side by side or one after the other; returns their conditions."""
+    if sky.fields == 1:
+        made = [simulate_field(sky, 0, folders[0], seed, sky.workers, bar.objects)]
+    elif sky.workers == 1:
+        made = [bar.field(simulate_field(sky, number, folder, seed)) for number, folder in enumerate(folders)]
+    else:
+        # spawn: a process that forks while its libraries run threads may hang.
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(sky.workers, sky.fields), context) as pool:
+            waiting = [pool.submit(simulate_field, sky, k, folder, seed) for k, folder in enumerate(folders)]
+            try:
+                for done in concurrent.futures.as_completed(waiting):
+                    bar.field(done.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        made = [one.result() for one in waiting]
+    for folder, one in zip(folders, made, strict=True):
+        logger.info("%s: %d objects drawn, %d labelled, %d faint", folder, one.objects, one.labelled, one.faint)
+    return [one.conditions for one in made]
 
-    def random(*stream: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, *stream)))
 
-    conditions = draw_conditions(sky, Instrument.load(sky.instrument, sky.bands), number, random(0))
-    objects = draw_objects(sky, conditions, Population.load(sky.population_part), random(1))
-    scene = build_scene(sky, conditions, objects)
-    truth = truth_table(conditions, objects, scene)
-    for band in range(len(conditions.bands)):
-        _write_band(
-            folder / f"{conditions.bands[band].name}.fits", conditions, band, scene.light[band], random(2, band)
-        )
-    _write_segmentation(folder / "segmentation.fits", conditions, scene.segmentation)
-    bands = [band.name for band in conditions.bands]
-    catalog.write_parquet(truth, folder / "truth.parquet", {"bands": bands, "class_names": list(CLASS_NAMES)})
-    _write_mosaic(folder / "mosaic.yaml", conditions)
-    faint = int((truth["flags"] & catalog.FLAGS["FAINT"].value > 0).sum())
-    logger.info("%s: %d objects drawn, %d labelled, %d faint", folder, len(objects), len(truth) - faint, faint)
-    return _described(conditions)
+# ----------------------------------------------------------------------------------------------------------- one field
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a field has become: its conditions as plain values, and numbers of objects."""
+
+    conditions: dict[str, Any]
+    objects: int
+    labelled: int
+    faint: int
 
 
-def add_noise(
-    light: np.ndarray, sky_sigma_njy: float, electrons_per_njy: float, full_variance: bool, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Observe a noiseless band.
+def _random(sky: Sky, number: int, seed: int) -> Random:
+    """A function that makes the source of randomness of one stream of field `number`.
 
-    The noise is the sky's (Gaussian) and the objects' photons' (Poisson). The variance is what a survey writes down:
-    the sky's, plus the photons that it counted in the very pixel, noise included, so that it does not betray the truth.
+    The two fields of a ring pair share all streams but those of the images.
+    """
+    paired = sky.lensing is not None and sky.lensing.ring_pairs
+
+    def random(stream: int, *image: int) -> np.random.Generator:
+        source = number - number % 2 if paired and not image else number
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(source, stream, *image)))
+
+    return random
+
+
+def field_conditions(sky: Sky, number: int, seed: int) -> Conditions:
+    """The conditions of field `number`."""
+    return draw_conditions(
+        sky, Instrument.load(sky.instrument, sky.bands), number, _random(sky, number, seed)(CONDITIONS)
+    )
+
+
+def simulate_field(
+    sky: Sky,
+    number: int,
+    folder: Path,
+    seed: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Made:
+    """Make one field.
 
     Args:
-        light: (H, W) float32, nJy; overwritten with the observed image.
-        sky_sigma_njy: the sky's noise per pixel.
-        electrons_per_njy: gain.
-        full_variance: False leaves the objects' photons out of the variance, not out of the noise.
-        rng: source of randomness.
-
-    Returns:
-        (H, W) float32 image (nJy) and variance (nJy^2).
+        sky: settings.
+        number: of the field.
+        folder: to write into.
+        seed: of the sky.
+        workers: processes that paint it.
+        progress: told how many more objects are painted, and how many there are.
     """
-    variance = np.full_like(light, sky_sigma_njy**2)
-    for start in range(0, len(light), ROWS_PER_BLOCK):
-        rows = light[start : start + ROWS_PER_BLOCK]
-        expected = np.maximum(rows, 0).astype(np.float64) * electrons_per_njy  # FFT drawing may ring below zero
-        photons = rng.poisson(expected) - expected
-        rows += rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(sky_sigma_njy)
-        rows += (photons / electrons_per_njy).astype(np.float32)
-        if full_variance:
-            block = variance[start : start + ROWS_PER_BLOCK]
-            block += rows / np.float32(electrons_per_njy)
-            np.maximum(block, np.float32(LOWEST_VARIANCE * sky_sigma_njy**2), out=block)
-    return light, variance
+    random, conditions = _random(sky, number, seed), field_conditions(sky, number, seed)
+    bands = [band.name for band in conditions.bands]
+    objects = draw_objects(sky, conditions, Population.load(sky.population_part), random(OBJECTS))
+    if sky.lensing is not None and sky.lensing.ring_pairs:
+        objects = turn_for_ring(objects, number)
+    objects, convergence = lens_objects(sky.lensing, conditions, objects, random(LENSING))
+    effects = None if sky.effects is None else draw_field_effects(sky.effects, conditions, random(EFFECTS))
+    tell = None if progress is None else lambda count: progress(count, len(objects))
+    scene = build_scene(sky, conditions, objects, workers, tell)
+    truth = truth_table(conditions, objects, scene)
+    flags, widths = _observe_bands(_Field(sky, conditions, objects, effects, random, folder), scene)
+    truth["flags"] |= flags.flags(truth)
+    writing.write_segmentation(folder / "segmentation.fits", conditions.grid, scene.segmentation)
+    writing.write_truth(folder / "truth.parquet", truth, bands)
+    writing.write_outlines(folder / "outlines.parquet", amodal_table(scene.outlines))
+    if convergence is not None:
+        writing.write_lensing(folder / "lensing.fits", conditions.grid, convergence)
+    writing.write_mosaic(folder / "mosaic.yaml", conditions, widths, sky.effects is not None)
+    faint = int((truth["flags"] & FLAGS["FAINT"].value > 0).sum())
+    return Made(writing.describe(conditions), len(objects), len(truth) - faint, faint)
 
 
-def _write_band(path: Path, conditions: Conditions, band: int, light: np.ndarray, rng: np.random.Generator) -> None:
-    sigma, gain = conditions.sky_sigma_njy()[band], conditions.electrons_per_njy()[band]
-    image, variance = add_noise(light, sigma, gain, conditions.full_variance, rng)
-    header = fits.Header(conditions.grid.header())
-    header["BUNIT"] = "nJy"
-    header["FILTER"] = (conditions.bands[band].name, "band")
-    header["PSFFWHM"] = (round(float(conditions.psf_fwhm_arcsec[band]), 5), "[arcsec] Moffat PSF without the pixel")
-    header["PSFBETA"] = (round(conditions.moffat_beta, 5), "Moffat exponent")
-    header["DEPTH5"] = (round(float(conditions.depth_5sigma[band]), 5), "[mag] 5 sigma, point source, AB")
-    header["GAIN"] = (round(float(gain), 7), "electrons per nJy")
-    primary = fits.PrimaryHDU(image, header)
-    header = header.copy()
-    header["BUNIT"] = "nJy2"
-    with atomic_path(path) as temporary:
-        fits.HDUList([primary, fits.ImageHDU(variance, header, name="VARIANCE")]).writeto(temporary)
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """What all bands of a field need."""
+
+    sky: Sky
+    conditions: Conditions
+    objects: pd.DataFrame
+    effects: FieldEffects | None
+    random: Random
+    folder: Path
 
 
-def _write_segmentation(path: Path, conditions: Conditions, segmentation: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        fits.PrimaryHDU(segmentation, fits.Header(conditions.grid.header())).writeto(temporary)
-
-
-def _write_mosaic(path: Path, conditions: Conditions) -> None:
-    bands = {
-        band.name: {
-            "image": f"{band.name}.fits",
-            "variance": f"{band.name}.fits[VARIANCE]",
-            "unit": "nJy",
-            "psf_fwhm_arcsec": round(float(fwhm), 5),
+def _observe_bands(field: _Field, scene: Scene) -> tuple[PixelFlags, list[float]]:
+    """Observe and write all bands; returns the flags and the PSF widths (arcsec) that the files state."""
+    flags, widths, conditions = PixelFlags(scene.segmentation), [], field.conditions
+    table = None
+    if field.sky.exposures is not None:
+        table = draw_exposures(field.sky.exposures, conditions, field.random(EXPOSURES))
+        writing.write_exposures(field.folder / "exposures.parquet", table)
+    for index, band in enumerate(conditions.bands):
+        if table is None:
+            observed, fwhm, depth = _one_image(field, index, scene.light[index])
+        else:
+            observed, fwhm, depth = _exposed(field, index, scene.light[index], table[table.band == band.name])
+        stated = fwhm * (1 if field.effects is None else field.effects.stated_psf[index])
+        widths.append(stated)
+        if observed.mask is not None:
+            flags.add(observed.mask, field.sky.effects.masked_bits)
+            observed.mask &= np.uint8(field.sky.effects.masked_bits)
+        gain = conditions.electrons_per_njy()[index]
+        cards = {
+            "FILTER": (band.name, "band"),
+            "PSFFWHM": (round(float(stated), 5), "[arcsec] PSF without the pixel"),
+            "DEPTH5": (round(float(depth), 5), "[mag] 5 sigma, point source, AB"),
+            "GAIN": (round(float(gain), 7), "electrons per nJy"),
         }
-        for band, fwhm in zip(conditions.bands, conditions.psf_fwhm_arcsec, strict=True)
+        writing.write_image(field.folder / f"{band.name}.fits", conditions.grid, observed, cards, "nJy")
+    return flags, widths
+
+
+def _one_image(field: _Field, band: int, light: np.ndarray) -> tuple[Observed, float, float]:
+    """A band as one image, the width of its PSF (arcsec), and its depth."""
+    conditions, effects = field.conditions, field.sky.effects
+    trails = 0.0 if effects is None else effects.satellite_trails / len(conditions.bands)
+    camera = camera_of(conditions, band, trails=trails)
+    stars = stars_of(field.objects, conditions.bands[band].name)
+    rngs = field.random(NOISE, band), field.random(EFFECTS, band)
+    observed = observe(light, camera, effects, field.effects, stars, *rngs)
+    return observed, float(conditions.psf_fwhm_arcsec[band]), float(conditions.depth_5sigma[band])
+
+
+def _exposed(field: _Field, band: int, light: np.ndarray, table: pd.DataFrame) -> tuple[Observed, float, float]:
+    """Take and write a band's exposures; returns their mean, the width of its PSF (arcsec), and about its depth."""
+    conditions, effects, one = field.conditions, field.sky.effects, field.conditions.bands[band]
+    stars = stars_of(field.objects, one.name)
+    best, scale = float(conditions.psf_fwhm_arcsec[band]), conditions.instrument.pixel_scale_arcsec
+    trails = 0.0 if effects is None else effects.satellite_trails / len(conditions.bands) / len(table)
+    mean, weights, always = WeightedMean(light.shape), [], np.full(light.shape, MASK_BITS["saturated"], np.uint8)
+    for exposure in table.itertuples():
+        blur = math.sqrt(max(exposure.seeing_arcsec**2 - best**2, 0)) / 2.3548 / scale
+        seen = displaced(blurred(light, blur), (exposure.shift_y_pix, exposure.shift_x_pix))
+        camera = camera_of(
+            conditions,
+            band,
+            images=len(table),
+            transparency=10 ** (0.4 * (exposure.zero_point - one.electrons_zero_point)),
+            trails=trails,
+            chip_offset=(exposure.dither_y_pix, exposure.dither_x_pix),
+        )
+        rngs = (field.random(stream, band, exposure.exposure) for stream in (NOISE, EFFECTS))
+        observed = observe(seen, camera, effects, field.effects, stars, *rngs)
+        # What the header's zero point makes of the electrons that were counted with the true one.
+        factor = np.float32(10 ** (0.4 * (exposure.zero_point - exposure.zero_point_header)))
+        weights.append(1 / (camera.sigma_njy * factor) ** 2)
+        marked = None
+        if effects is not None:
+            always &= observed.mask
+            marked = observed.mask & np.uint8(effects.masked_bits)
+        mean.add(observed.image * factor, observed.variance * factor**2, marked, weights[-1])
+        _write_exposure(field, exposure, Observed(observed.image, observed.variance, marked))
+    share = np.array(weights) / sum(weights)
+    fwhm = float(np.sqrt((share * table.seeing_arcsec.to_numpy() ** 2).sum()))
+    noise = 1 / math.sqrt(sum(weights)) / conditions.sky_sigma_njy()[band]
+    depth = float(conditions.depth_5sigma[band]) - 2.5 * math.log10(noise * fwhm / best)
+    image, variance, mask = mean.result()
+    return Observed(image, variance, None if mask is None else mask | always), fwhm, depth
+
+
+def _write_exposure(field: _Field, exposure: Any, observed: Observed) -> None:
+    """Write one exposure in electrons per second, with what its header would know."""
+    njy = np.float32(njy_per_count(exposure.zero_point))
+    counts = Observed(observed.image / njy, observed.variance / njy**2, observed.mask)
+    cards = {
+        "FILTER": (exposure.band, "band"),
+        "EXPTIME": (round(exposure.exposure_s, 5), "[s] exposure time"),
+        "MJD-OBS": (round(exposure.mjd_obs, 8), "[d] modified Julian date"),
+        "MAGZERO": (round(exposure.zero_point_header, 6), "[mag] AB zero point of 1 electron per second"),
+        "AIRMASS": (round(exposure.airmass, 5), "1 / sin(altitude)"),
+        "TEMP": (round(exposure.temperature_c, 3), "[deg_C] temperature of the air"),
+        "HUMIDITY": (round(exposure.humidity_percent, 3), "[%] relative humidity"),
+        "WIND": (round(exposure.wind_m_s, 3), "[m/s] speed of the wind"),
+        "SEEING": (round(exposure.seeing_arcsec, 4), "[arcsec] full width at half maximum of the PSF"),
     }
-    mosaic = {
-        "name": f"synthetic {conditions.instrument.name}",
-        "pixel_scale_arcsec": conditions.instrument.pixel_scale_arcsec,
-        "ebv": conditions.ebv,
-        "bands": bands,
-    }
-    write_text(path, yaml.safe_dump(mosaic, sort_keys=False))
+    writing.write_image(field.folder / exposure.file, field.conditions.grid, counts, cards, "electron/s")
 
 
-def _described(conditions: Conditions) -> dict[str, Any]:
-    """A field's conditions as plain values, for the recipe."""
-    names = [band.name for band in conditions.bands]
+# ------------------------------------------------------------------------------------------------------------ progress
+class _Bar:
+    """A progress bar on standard error, if that is a terminal: objects of one field, or fields; objects per second."""
 
-    def by_band(values: np.ndarray) -> dict[str, float]:
-        return {name: round(float(value), 5) for name, value in zip(names, values, strict=True)}
+    def __init__(self, fields: int):
+        console = Console(stderr=True)
+        self._one, self._objects = fields == 1, 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("objects" if self._one else "fields", total=fields, rate="")
 
-    return {
-        "ra_dec_deg": [round(float(value), 7) for value in conditions.grid.wcs.wcs.crval],
-        "depth_5sigma": by_band(conditions.depth_5sigma),
-        "psf_fwhm_arcsec": by_band(conditions.psf_fwhm_arcsec),
-        "moffat_beta": round(conditions.moffat_beta, 5),
-        "ebv": round(conditions.ebv, 7),
-        "galaxy_density": round(conditions.galaxy_density, 5),
-        "star_density": round(conditions.star_density, 5),
-        "full_variance": conditions.full_variance,
-    }
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
 
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
 
-def _entry(folder: Path, output: Path) -> dict[str, str]:
-    place = folder.relative_to(output)
-    files = {kind: (place / name).as_posix() for kind, name in _FILES.items()}
-    return {"name": folder.name if place.parts else "field_000", **files}
+    def objects(self, done: int, total: int) -> None:
+        """So many more objects of one field, of so many, are painted."""
+        self._progress.update(self._task, total=total)
+        self._count(done, done)
 
+    def field(self, made: Made) -> Made:
+        """One more field is made."""
+        self._count(1, made.objects)
+        return made
 
-_FILES = {"mosaic": "mosaic.yaml", "segmentation": "segmentation.fits", "truth": "truth.parquet"}
-
-
-def _write_recipe(output: Path, sky: Sky, instrument: Instrument, seed: int, entries: list[dict[str, Any]]) -> None:
-    settings = {name: value for name, value in dataclasses.asdict(sky).items() if name != "workers"}
-    recipe = {
-        "name": f"synthetic {instrument.name}",
-        "pixel_scale_arcsec": instrument.pixel_scale_arcsec,
-        "bands": [band.name for band in instrument.bands],
-        "class_names": list(CLASS_NAMES),
-        "fields": entries,
-        "provenance": {"made_by": "deepdisc simulate", "seed": seed, "sky": _plain(settings)},
-    }
-    write_text(output / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    def _count(self, steps: int, objects: int) -> None:
+        self._objects += objects
+        elapsed = self._progress.tasks[0].elapsed
+        rate = f"{self._objects / elapsed:.0f} objects/s" if elapsed else ""
+        self._progress.update(self._task, advance=steps, rate=rate)

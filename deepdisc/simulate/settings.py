@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepdisc.errors import InputError
-
-Range = tuple[float, float]
+from deepdisc.simulate.checks import Range, check_kind, check_numbers, check_ranges, pair
+from deepdisc.simulate.effects import Effects
+from deepdisc.simulate.exposures import Exposures
+from deepdisc.simulate.lensing import Lensing
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Sky:
         isophote: outline of an object: where its own light exceeds this signal-to-noise per pixel ...
         peak_fraction: ... or this share of its own peak, if that is lower.
         workers: processes that make fields side by side; the files do not depend on it.
+        lensing: shear and convergence of the galaxies; None: none.
+        effects: what spoils the images besides noise; None: nothing.
+        exposures: several exposures in place of one image per band; None: one image.
     """
 
     instrument: str = "sdss"
@@ -77,24 +82,20 @@ class Sky:
     isophote: float = 1.2
     peak_fraction: float = 0.2
     workers: int = 1
+    lensing: Lensing | None = None
+    effects: Effects | None = None
+    exposures: Exposures | None = None
 
     def __post_init__(self):
-        for name, (lowest, highest) in _RANGES.items():
-            if getattr(self, name) is None:
-                continue
-            value = _pair(name, getattr(self, name))
-            if not lowest <= value[0] <= value[1] <= highest:
-                limits = f"[low, high] within {lowest:g} to {highest:g}"
-                raise InputError(f"sky.{name} is {list(value)}; it must be {limits}")
-            object.__setattr__(self, name, value)
-        for name, (lowest, highest) in _NUMBERS.items():
-            if not lowest <= getattr(self, name) <= highest:
-                raise InputError(f"sky.{name} is {getattr(self, name)}; it must be within {lowest:g} to {highest:g}")
-        shape = tuple(int(side) for side in _pair("shape", self.shape))
+        check_ranges(self, "sky", _RANGES)
+        check_numbers(self, "sky", _NUMBERS)
+        for name, kind in (("lensing", Lensing), ("effects", Effects), ("exposures", Exposures)):
+            check_kind(self, "sky", name, kind)
+        shape = tuple(int(side) for side in pair("sky", "shape", self.shape))
         if min(shape) < 16:
             raise InputError(f"sky.shape is {list(shape)}; a field has at least 16 x 16 pixels")
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "center", _pair("center", self.center))
+        object.__setattr__(self, "center", pair("sky", "center", self.center))
         if abs(self.center[1]) > 80:
             raise InputError(f"sky.center is {list(self.center)}; the declination must be within -80 to 80 degrees")
         if self.bands is not None and (not len(self.bands) or len(set(self.bands)) < len(self.bands)):
@@ -128,10 +129,3 @@ _NUMBERS = {
     "psf_cells": (1, 256),
     "workers": (1, 1024),
 }
-
-
-def _pair(name: str, value: Sequence[float]) -> tuple[float, float]:
-    values = tuple(value)
-    if len(values) != 2:
-        raise InputError(f"sky.{name} is {list(values)}; it needs two numbers")
-    return float(values[0]), float(values[1])

@@ -8,7 +8,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from deepdisc.simulate import Sky, simulate
-from deepdisc.simulate.fields import add_noise
+from deepdisc.simulate.noise import add_noise
 from deepdisc.simulate.painter import Painter
 from deepdisc.simulate.scene import build_scene
 from deepdisc.simulate.shapes import Shapes

@@ -26,10 +26,14 @@ def digests(folder):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(tmp_path):
-    simulate(Sky(fields=2, **SMALL), tmp_path / "one", seed=3)
-    simulate(Sky(fields=2, workers=2, **SMALL), tmp_path / "two", seed=3)
-    one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
-    assert one == two and len(one) == 2 * 5 + 1
+    """For several fields the fields are shared out, for one its objects."""
+    for fields, files in ((3, 3 * 6 + 1), (1, 6 + 1)):
+        found = []
+        for workers in (1, 2, 3) if fields > 1 else (1, 3):
+            folder = tmp_path / f"{fields}_{workers}"
+            simulate(Sky(fields=fields, workers=workers, **SMALL), folder, seed=3)
+            found.append(digests(folder))
+        assert all(one == found[0] for one in found) and len(found[0]) == files
 
 
 def test_a_field_does_not_depend_on_how_many_there_are_but_on_the_seed(tmp_path):
@@ -176,7 +180,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(settings, message, tmp_pa
 def test_a_bad_instrument_file_is_named(tmp_path):
     path = tmp_path / "camera.yaml"
     path.write_text("pixel_scale_arcsec: 0.2\nbands:\n  g: {population: g}\n")
-    with pytest.raises(InputError, match="camera.yaml: not an instrument .*depth_5sigma"):
+    with pytest.raises(InputError, match="camera.yaml: band g: not an instrument: .*depth_5sigma"):
         simulate(Sky(instrument=str(path)), tmp_path / "out")
     path.write_text("bands: [g")
     with pytest.raises(InputError, match="camera.yaml, line [12]: not valid YAML"):
