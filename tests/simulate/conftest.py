@@ -39,7 +39,7 @@ def ordinary_field(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def conditions() -> Conditions:
     """The published conditions of one SDSS exposure, 96 x 80 pixels, without reddening."""
     import numpy as np
@@ -48,7 +48,7 @@ def conditions() -> Conditions:
     return draw_conditions(sky, Instrument.load("sdss"), 0, np.random.default_rng(0))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_objects():
     """A function that makes a table of objects from rows of columns; what a row leaves out is ordinary."""
 
@@ -76,3 +76,20 @@ def make_objects():
         return table
 
     return make
+
+
+@pytest.fixture(scope="session")
+def simulate_stars(make_objects):
+    """A function that simulates, into a folder, fields that hold stars (x, y, magnitude in every band) and no more."""
+
+    def simulate_them(sky: Sky, folder: Path, seed: int, *stars: tuple[float, float, float]) -> None:
+        rows = []
+        for x, y, mag in stars:
+            light = {f"flux_{band}": 10 ** (0.4 * (31.4 - mag)) for band in "ugriz"}
+            mags = {f"mag_{band}": mag for band in "ugriz"}
+            rows.append({"x": x, "y": y, "class_id": 1, "redshift": float("nan"), "snr_estimate": 1e4, **light, **mags})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("deepdisc.simulate.fields.draw_objects", lambda *_: make_objects(*rows))
+            simulate(sky, folder, seed=seed)
+
+    return simulate_them
