@@ -17,7 +17,7 @@ from baselines import SepSettings, detect_with_sep
 from deepdisc.catalog import read
 from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
-from deepdisc.evaluation import evaluate
+from deepdisc.evaluation import compare
 from deepdisc.evaluation.comparison import table_text
 from deepdisc.files import write_text
 
@@ -45,12 +45,12 @@ def main() -> int:
     with Mosaic.open(args.field / "mosaic.yaml") as mosaic:
         other, _ = detect_with_sep(mosaic, SepSettings(threshold=args.sep_threshold))
         own_map = args.prediction.parent / "segmentation.fits"
-        maps = {"pred_segmentation": own_map, "truth_segmentation": args.field / "segmentation.fits"}
+        maps = {"segmentations": [own_map], "truth_segmentation": args.field / "segmentation.fits"}
         texts = []
         for kind in ("pixels", "iou"):
-            metrics = evaluate(
-                pred, truth, args.output / f"by_{kind}" if args.output else None, mosaic=mosaic, match_by=kind,
-                iou_threshold=args.iou_threshold, max_distance_pix=args.max_distance_pix, compare=other, names=NAMES,
+            metrics = compare(
+                pred, other, truth, args.output / f"by_{kind}" if args.output else None, mosaic=mosaic, match_by=kind,
+                iou_threshold=args.iou_threshold, max_distance_pix=args.max_distance_pix, names=NAMES,
                 replicates=args.replicates, **(maps if own_map.is_file() else {}),
             )  # fmt: skip
             detection = metrics["comparison"]["detection"]

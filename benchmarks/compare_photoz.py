@@ -69,11 +69,11 @@ def main() -> int:
     features, redshifts = training_set(args.recipe, args.max_fields)
     forest = train_forest(features, redshifts, jobs=args.jobs)
     with Mosaic.open(args.field / "mosaic.yaml") as mosaic:
-        pred, setting = prepare(
-            args.prediction, args.field / "truth.parquet", mosaic=mosaic, match_by="pixels",
+        (side,), setting = prepare(
+            [args.prediction], args.field / "truth.parquet", mosaic=mosaic, match_by="pixels",
             max_distance_pix=args.max_distance_pix,
         )  # fmt: skip
-        scored = score(pred, setting, replicates=2, seed=0)
+        scored = score(side, setting, replicates=2, seed=0)
         pairs = scored.assessment.pairs
         truth = setting.truth.iloc[pairs.truth]
         ours = scored.pred[args.estimate].to_numpy(float)[pairs.pred]

@@ -312,10 +312,11 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     Raises:
         InputError: the file is missing, of an unknown kind, or unreadable.
     """
-    return _without_sentinels(read_table(path)[0])
+    return without_sentinels(read_table(path)[0])
 
 
-def _without_sentinels(frame: pd.DataFrame) -> pd.DataFrame:
+def without_sentinels(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with NaN in measured columns where other programs write -99, 99, ..."""
     for name in frame.columns:
         values = frame[name]
         if name.lower().startswith(_MEASURED) and values.dtype.kind == "f":

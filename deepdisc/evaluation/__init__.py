@@ -1,6 +1,6 @@
-"""Scoring catalogues against the truth. Sees only catalogues, so that it can score any program's."""
+"""Matching and scoring catalogues. Sees only catalogues, so that it can score any program's."""
 
-from deepdisc.evaluation.comparison import compare
-from deepdisc.evaluation.evaluate import evaluate
+from deepdisc.evaluation.evaluate import compare, evaluate
+from deepdisc.evaluation.join import crossmatch
 
-__all__ = ["compare", "evaluate"]
+__all__ = ["compare", "crossmatch", "evaluate"]

@@ -1,58 +1,38 @@
-"""Two catalogues of one field side by side: at equal purity for detections, on the same objects for redshifts."""
+"""Two catalogues of one field side by side: at equal purity for detections, on the same objects for redshifts.
+
+Intervals are paired: both sides are resampled together, so that what is common to them cancels in the difference.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from deepdisc.evaluation.bootstrap import bootstrap, fraction, interval
-from deepdisc.evaluation.detection import (
-    SNR_MIN,
-    Assessor,
-    at_equal_purity,
-    blended_pairs,
-    column,
-    purity_curve,
-)
+from deepdisc.evaluation.assessment import Assessor, column
+from deepdisc.evaluation.blends import SNR_MIN, blended_pairs
+from deepdisc.evaluation.bootstrap import fraction, paired_differences
 from deepdisc.evaluation.photoz import POINT_ESTIMATES, point_metrics
-from deepdisc.evaluation.scoring import Catalog, Scored, Setting, prepare, score
-
-
-def compare(
-    pred: Catalog,
-    other: Catalog,
-    truth: Catalog,
-    *,
-    names: tuple[str, str] = ("this catalogue", "the other"),
-    replicates: int = 200,
-    seed: int = 0,
-    **options,
-) -> dict:
-    """Put two catalogues beside each other.
-
-    Args:
-        pred: catalogue or its path; its score threshold is the first to be raised to reach equal purity.
-        other: likewise.
-        truth: likewise.
-        names: what to call the two.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        options: of `evaluate` (mosaic, match_by, iou_threshold, max_distance_pix, band, mag_limit, fwhm_pix).
-
-    Returns:
-        `{"names", "detection": {...}, "redshift": {...}, "table": [rows]}`; see `table_text`.
-    """
-    pred, setting = prepare(pred, truth, **options)
-    other, _ = prepare(other, truth, **options)
-    sides = (score(frame, setting, replicates=replicates, seed=seed) for frame in (pred, other))
-    return compare_scored(*sides, setting, names=names, replicates=replicates, seed=seed)
+from deepdisc.evaluation.purity import at_equal_purity, purity_curve
+from deepdisc.evaluation.scoring import Scored, Setting
 
 
 def compare_scored(
     a: Scored, b: Scored, setting: Setting, *, names: tuple[str, str], replicates: int = 200, seed: int = 0
 ) -> dict:
-    """Compare two catalogues that are scored already; see `compare`."""
+    """Put two scored catalogues beside each other.
+
+    Args:
+        a: its score threshold is the first to be raised to reach equal purity.
+        b: the other.
+        setting: under which both were scored.
+        names: what to call the two.
+        replicates: bootstrap resamplings.
+        seed: of the resampling.
+
+    Returns:
+        `{"names", "detection": {...}, "redshift": {...}, "table": [rows]}`; see `table_text`.
+    """
     detection = compare_detections(a, b, setting, replicates=replicates, seed=seed)
     redshift = compare_redshifts(a, b, setting, replicates=replicates, seed=seed)
     rows = detection["rows"] + redshift.get("rows", [])
@@ -72,9 +52,9 @@ def cell(value: float, err: float = float("nan"), n: int | None = None) -> dict:
 # --------------------------------------------------------------------------------------------------------- detections
 def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: int, seed: int) -> dict:
     """Both sides uncut, and at equal purity: completeness, blended pairs, with paired bootstrap differences."""
-    truth, criterion, options = setting.truth, setting.criterion, setting.options
-    cut_a, cut_b, statement = at_equal_purity(a.pred, b.pred, truth, criterion, **options)
-    results = [Assessor(pred, truth, criterion, **options).assess() for pred in (cut_a, cut_b)]
+    truth, options = setting.truth, setting.options
+    cut_a, cut_b, statement = at_equal_purity(a.pred, b.pred, truth, a.criterion, criterion_b=b.criterion, **options)
+    results = [Assessor(pred, truth, side.criterion, **options).assess() for pred, side in ((cut_a, a), (cut_b, b))]
     rows = []
     for label, name in (("purity, uncut", "purity"), ("completeness, uncut", "completeness")):
         sides = [side.metrics["detection"] for side in (a, b)]
@@ -83,7 +63,7 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: in
         sides = [side.metrics["detection"] for side in (a, b)]
         rows.append(row(label, *(cell(side[key], side[f"{key}_err"], side["n_truth"]) for side in sides)))
     counted = [result.correct[~result.excused] for result in results]
-    rows.append(row("purity at the cut", *(_fraction_cell(values, replicates, seed) for values in counted)))
+    rows.append(row("purity at the cut", *map(_fraction_cell, counted)))
     snr = column(truth, "snr")
     groups = {"completeness at equal purity": setting.required}
     if snr is not None:
@@ -98,39 +78,42 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: in
     curves = {}
     for side, scored in zip("ab", (a, b), strict=True):
         if "score" in scored.pred.columns:
-            curve = purity_curve(scored.pred, truth, criterion, **options)
+            curve = purity_curve(scored.pred, truth, scored.criterion, **options)
             curves[side] = {"completeness": curve[completeness].to_list(), "purity": curve["purity"].to_list()}
     return {
-        "matched_by": str(criterion),
+        "matched_by": str(setting.criterion),
         "equal_purity": statement,
         "n_pred": [len(cut_a), len(cut_b)],
+        "both_found": _found_by(results, setting.required),
         "rows": rows,
         "curves": curves,
         "curve_completeness": completeness,
     }
 
 
-def _fraction_cell(success: np.ndarray, replicates: int, seed: int) -> dict:
-    return cell(fraction(success)["value"], _std(lambda s: s.mean(), (success,), replicates, seed), len(success))
+def _found_by(results: Sequence, required: np.ndarray) -> dict[str, int]:
+    """How many required true objects both sides found at the cut, only one of them, or neither."""
+    a, b = (result.found[required] for result in results)
+    return {
+        "both": int((a & b).sum()),
+        "only_a": int((a & ~b).sum()),
+        "only_b": int((b & ~a).sum()),
+        "neither": int((~a & ~b).sum()),
+    }
 
 
-def _std(statistic: Callable, columns: Sequence[np.ndarray], replicates: int, seed: int) -> float:
-    if len(columns[0]) < 2:
-        return float("nan")
-    return float(np.std(_samples(statistic, columns, replicates, seed), ddof=1))
-
-
-def _samples(statistic: Callable, columns: Sequence[np.ndarray], replicates: int, seed: int) -> np.ndarray:
-    return bootstrap(lambda *drawn: {"value": statistic(*drawn)}, *columns, replicates=replicates, seed=seed)["value"]
+def _fraction_cell(success: np.ndarray) -> dict:
+    share = fraction(success)
+    return cell(share["value"], share["err"], len(success))
 
 
 def _paired(label: str, a: np.ndarray, b: np.ndarray, replicates: int, seed: int) -> dict:
-    """Fractions of the same objects found by both sides, and their difference from paired resamplings."""
+    """Fractions (N,) of the same objects found by both sides, and their difference from paired resamplings."""
     if len(a) < 2:
         return row(label, cell(np.nan, n=len(a)), cell(np.nan, n=len(a)))
-    low, high = interval(_samples(lambda x, y: x.mean() - y.mean(), (a, b), replicates, seed))
-    difference = {"kind": "difference", "value": float(a.mean() - b.mean()), "low": low, "high": high}
-    return row(label, *(_fraction_cell(side, replicates, seed) for side in (a, b)), difference)
+    result = paired_differences(lambda found: {"share": found.mean()}, [a], [b], replicates=replicates, seed=seed)
+    # Wilson's errors of the sides: a bootstrap of all or nothing found would claim certainty.
+    return row(label, _fraction_cell(a), _fraction_cell(b), result["share"]["difference"])
 
 
 # ----------------------------------------------------------------------------------------------------------- redshifts
@@ -165,28 +148,14 @@ def redshift_rows(
         "eta_iqr": "redshift outliers, eta_IQR",
     }
 
-    def both(a: np.ndarray, b: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        first, second = point_metrics(a, truth), point_metrics(b, truth)
-        return {f"{side}_{name}": part[name] for side, part in (("a", first), ("b", second)) for name in labels}
-
-    values = both(z_a, z_b, z_true)
-    samples = bootstrap(both, z_a, z_b, z_true, replicates=replicates, seed=seed)
+    result = paired_differences(
+        point_metrics, [z_a], [z_b], [z_true], ratios=("sigma_nmad", "sigma_iqr"), replicates=replicates, seed=seed
+    )
     rows = []
     for name, label in labels.items():
-        sides = [
-            cell(values[f"{side}_{name}"], np.std(samples[f"{side}_{name}"], ddof=1), len(z_true))
-            for side in ("a", "b")
-        ]
-        if name.startswith("sigma"):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                low, high = interval(samples[f"a_{name}"] / samples[f"b_{name}"])
-                ratio = np.divide(values[f"a_{name}"], values[f"b_{name}"])
-            difference = {"kind": "ratio", "value": float(ratio), "low": low, "high": high}
-        else:
-            low, high = interval(samples[f"a_{name}"] - samples[f"b_{name}"])
-            change = values[f"a_{name}"] - values[f"b_{name}"]
-            difference = {"kind": "difference", "value": float(change), "low": low, "high": high}
-        rows.append(row(label, *sides, difference))
+        found = result[name]
+        sides = (cell(found[side], found[f"{side}_err"], found["n"]) for side in "ab")
+        rows.append(row(label, *sides, found["difference"]))
     return rows
 
 

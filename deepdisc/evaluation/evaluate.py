@@ -1,4 +1,4 @@
-"""Score a catalogue against the truth: `metrics.json` and `report.html`.
+"""Score one catalogue against the truth, or two beside each other: `metrics.json` and `report.html`.
 
 Only catalogues are needed, so any program's catalogue can be scored. Pixels (a mosaic) add the picture, and brightness
 to detections that have no photometry; segmentation maps add the AP of outlines.
@@ -7,12 +7,14 @@ to detections that have no photometry; segmentation maps add the AP of outlines.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from deepdisc.evaluation.catalogues import Catalog, Columns
 from deepdisc.evaluation.comparison import compare_scored
-from deepdisc.evaluation.scoring import Catalog, located, prepare, read_segmentation, score
+from deepdisc.evaluation.scoring import Prediction, Scored, Setting, prepare, score
 from deepdisc.files import write_json
 
 
@@ -21,6 +23,8 @@ def evaluate(
     truth: Catalog,
     output: str | os.PathLike | None = None,
     *,
+    columns: Columns | Sequence[Columns] = None,
+    pdfs=None,
     mosaic=None,
     match_by: str | None = None,
     iou_threshold: float | None = None,
@@ -31,21 +35,21 @@ def evaluate(
     fwhm_pix: float | None = None,
     pred_segmentation=None,
     truth_segmentation=None,
-    compare: Catalog | None = None,
-    names: tuple[str, str] = ("this catalogue", "the other"),
     replicates: int = 200,
     seed: int = 0,
 ) -> dict:
     """Score a predicted catalogue against the truth.
 
     Args:
-        pred: catalogue, or its path (.parquet, .fits, .ecsv, .csv).
+        pred: catalogue, or its path (FITS, Parquet, CSV, ECSV, VOTable, text).
         truth: likewise; objects flagged FAINT are neither required nor is a detection of them false.
         output: folder for `metrics.json` and `report.html`; None writes nothing.
+        columns: column maps, for `pred` alone or for both: names of shipped ones ("sextractor"), files, or None.
+        pdfs: redshift PDFs of the prediction: a file of qp (.hdf5) or an ensemble; default: columns of the catalogue.
         mosaic: the field's pixels (`deepdisc.data.mosaic.Mosaic` or alike), optional.
-        match_by: "iou", "pixels" or "sky"; default: the first of these for which both catalogues have the columns, or
-            the one whose limit is given.
-        iou_threshold: smallest intersection over union of boxes for a match, default 0.5.
+        match_by: "iou" (boxes), "ellipses", "masks", "pixels", "sky", or an outline and a position such as "iou+sky";
+            default: by the limit that is given, else the first of iou, pixels, sky for which all have the columns.
+        iou_threshold: smallest intersection over union for a match, default 0.5.
         max_distance_pix: largest distance for a match by position, pixels, default 2.
         max_distance_arcsec: largest distance on the sky, default 1.
         band: band of the magnitudes; default r, i or the middle one of the truth.
@@ -54,35 +58,82 @@ def evaluate(
         fwhm_pix: of the PSF, for blended pairs; default from the mosaic.
         pred_segmentation: (h, w) labels = id in `pred`, or a FITS file; with `truth_segmentation`: AP of outlines.
         truth_segmentation: (h, w) labels = id in `truth`, or a FITS file.
-        compare: another program's catalogue, to be put beside this one.
-        names: what to call the two.
         replicates: bootstrap resamplings behind every `_err`.
         seed: of the resampling.
 
     Returns:
-        `{"detection": {...}, "redshift": {...}, "comparison": {...}}` as in metrics.json, each figure with `_err`.
+        `{"detection": {...}, "redshift": {...}, "notes": [...]}` as in metrics.json, each figure with `_err`.
 
     Raises:
-        InputError: unreadable catalogue, missing columns, unknown band, wrong limit, no magnitudes for `mag_limit`.
+        InputError: unreadable catalogue, missing columns, unknown band, wrong limit, no magnitudes for `mag_limit`,
+            catalogues that do not overlap, an id that occurs twice.
     """
-    pred, setting = prepare(
-        pred, truth, mosaic=mosaic, match_by=match_by, iou_threshold=iou_threshold, max_distance_pix=max_distance_pix,
-        max_distance_arcsec=max_distance_arcsec, band=band, mag_limit=mag_limit, fwhm_pix=fwhm_pix,
+    (side,), setting = prepare(
+        [pred], truth, columns=columns, pdfs=[pdfs], segmentations=[pred_segmentation],
+        truth_segmentation=truth_segmentation, mosaic=mosaic, match_by=match_by, iou_threshold=iou_threshold,
+        max_distance_pix=max_distance_pix, max_distance_arcsec=max_distance_arcsec, band=band, mag_limit=mag_limit,
+        fwhm_pix=fwhm_pix,
     )  # fmt: skip
-    maps = [read_segmentation(item) for item in (pred_segmentation, truth_segmentation)]
-    scored = score(pred, setting, *maps, replicates=replicates, seed=seed)
-    metrics = scored.metrics
-    other = None
-    if compare is not None:
-        other = score(located(compare, mosaic), setting, replicates=replicates, seed=seed)
-        metrics["comparison"] = compare_scored(scored, other, setting, names=names, replicates=replicates, seed=seed)
+    scored = score(side, setting, replicates=replicates, seed=seed)
     if output is not None:
-        from deepdisc.evaluation.report import write_report  # matplotlib is slow to import and not always wanted
+        _write(Path(output), side, scored, setting)
+    return scored.metrics
 
-        output = Path(output)
-        write_report(output / "report.html", scored, setting, outlines=maps[0], other=other, names=names)
-        write_json(output / "metrics.json", _without_arrays(metrics))
-    return metrics
+
+def compare(
+    a: Catalog,
+    b: Catalog,
+    truth: Catalog,
+    output: str | os.PathLike | None = None,
+    *,
+    names: tuple[str, str] = ("this catalogue", "the other"),
+    columns: Columns | Sequence[Columns] = None,
+    pdfs: Sequence = (),
+    segmentations: Sequence = (),
+    replicates: int = 200,
+    seed: int = 0,
+    **options,
+) -> dict:
+    """Score two catalogues against the same truth, with paired intervals of their differences.
+
+    Args:
+        a: catalogue or its path; its score threshold is the first to be raised to reach equal purity.
+        b: likewise.
+        truth: likewise.
+        output: folder for `metrics.json` and `report.html`; None writes nothing.
+        names: what to call the two.
+        columns: column maps, for `a`, `b` and the truth.
+        pdfs: files of redshift PDFs, for `a` and `b`.
+        segmentations: segmentation maps, for `a` and `b`.
+        replicates: bootstrap resamplings.
+        seed: of the resampling.
+        options: others of `evaluate`.
+
+    Returns:
+        The metrics of `a` as `evaluate` gives them, and `comparison`: `names`, `detection`, `redshift`, `table` (rows;
+        see `comparison.table_text`) and `other`, the metrics of `b`.
+    """
+    sides, setting = prepare([a, b], truth, columns=columns, pdfs=pdfs, segmentations=segmentations, **options)
+    one, two = (score(side, setting, replicates=replicates, seed=seed) for side in sides)
+    one.metrics["comparison"] = compare_scored(one, two, setting, names=names, replicates=replicates, seed=seed)
+    one.metrics["comparison"]["other"] = two.metrics
+    if output is not None:
+        _write(Path(output), sides[0], one, setting, two, names)
+    return one.metrics
+
+
+def _write(
+    folder: Path,
+    side: Prediction,
+    scored: Scored,
+    setting: Setting,
+    other: Scored | None = None,
+    names: tuple[str, str] = ("", ""),
+) -> None:
+    from deepdisc.evaluation.report import write_report  # matplotlib is slow to import and not always wanted
+
+    write_report(folder / "report.html", scored, setting, outlines=side.segmentation, other=other, names=names)
+    write_json(folder / "metrics.json", _without_arrays(scored.metrics))
 
 
 def _without_arrays(value):

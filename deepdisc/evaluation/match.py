@@ -7,6 +7,7 @@ rest: what is unmatched, what is ambiguous, and which objects are blended n to m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -174,7 +175,7 @@ def common_groups(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
 def choose_criterion(
-    pred: pd.DataFrame,
+    preds: Sequence[pd.DataFrame],
     truth: pd.DataFrame,
     match_by: str | None = None,
     *,
@@ -183,10 +184,10 @@ def choose_criterion(
     max_distance_arcsec: float | None = None,
     maps: tuple[Any, Any] | None = None,
 ) -> Criterion:
-    """The way of matching asked for, else the one whose limit is given, else the first that both catalogues allow.
+    """The way of matching asked for, else by the limits given, else the first that all catalogues allow.
 
     Args:
-        pred: predicted catalogue, for the columns it has.
+        preds: predicted catalogues, for the columns they have.
         truth: true catalogue likewise.
         match_by: one of iou, ellipses, masks, pixels, sky, or an outline and a position such as "iou+sky".
         iou_threshold: smallest intersection over union, default 0.5.
@@ -195,7 +196,7 @@ def choose_criterion(
         maps: for "masks": the predicted and the true segmentation map.
 
     Raises:
-        InputError: unknown way or wrong limit; a limit that the way does not use; no columns in common.
+        InputError: unknown way or wrong limit; no columns in common.
     """
     limits = {
         **dict.fromkeys(OUTLINES, (iou_threshold, IOU_THRESHOLD)),
@@ -215,41 +216,25 @@ def choose_criterion(
         one, two = (default if given is None else given for given, default in (limits[kind], limits[other or kind]))
         return Criterion(kind, one, Criterion(other, two) if other else None, maps if kind == "masks" else None)
 
-    given = [kind for kind in ("iou", *POSITIONS) if limits[kind][0] is not None]
-    kinds = [match_by] if match_by else _kinds_of(given)
-    if match_by:
-        _refuse_unused_limits(match_by, given)
+    ways = ("iou", *POSITIONS)
+    kinds = [match_by] if match_by else [kind for kind in ways if limits[kind][0] is not None] or ways
     for kind in kinds:
         criterion = named(kind)
         if len(kinds) == 1:
-            criterion.candidates(pred.iloc[:0], truth.iloc[:0])  # names the missing column
+            for pred in preds:
+                criterion.candidates(pred.iloc[:0], truth.iloc[:0])  # names the missing column
             return criterion
-        if criterion.usable(pred, truth):
+        if criterion.usable(*preds, truth):
             return criterion
+    had = [f"{which}: {', '.join(map(str, catalog.columns))}" for which, catalog in _labelled(preds, truth)]
     raise InputError(
-        "the catalogues have no columns in common to match by; both need x_min, y_min, x_max, y_max, or x, y, or "
-        f"ra, dec; with a column map (--columns) they may have other names. Predicted: "
-        f"{', '.join(map(str, pred.columns))}. True: {', '.join(map(str, truth.columns))}"
+        "the catalogues have no columns in common to match by; all need x_min, y_min, x_max, y_max, or x, y, or "
+        f"ra, dec; with a column map (--columns) they may have other names. {'. '.join(had)}"
     )
 
 
-def _kinds_of(given: list[str]) -> list[str]:
-    """The ways to try where none is named, from the limits that are given."""
-    if len(given) == 2 and given[0] == "iou":
-        return ["+".join(given)]
-    if len(given) > 1:
-        raise InputError("distances in pixels and in arcsec are both given; keep one, or say how to match (match_by)")
-    return given or ["iou", *POSITIONS]
-
-
-def _refuse_unused_limits(match_by: str, given: list[str]) -> None:
-    used = {"iou" if part in OUTLINES else part for part in match_by.split("+")}
-    names = {"iou": "iou_threshold", "pixels": "max_distance_pix", "sky": "max_distance_arcsec"}
-    for kind in given:
-        if kind not in used:
-            raise InputError(
-                f"{names[kind]} is given, but matching is by {match_by}, which does not use it; leave one out"
-            )
+def _labelled(preds: Sequence[pd.DataFrame], truth: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [*(("Predicted", pred) for pred in preds), ("True", truth)]
 
 
 # ------------------------------------------------------------------------------------------------------------ matching

@@ -66,7 +66,13 @@ def threshold_for_purity(
 
 
 def at_equal_purity(
-    pred_a: pd.DataFrame, pred_b: pd.DataFrame, truth: pd.DataFrame, criterion: Criterion, **options
+    pred_a: pd.DataFrame,
+    pred_b: pd.DataFrame,
+    truth: pd.DataFrame,
+    criterion: Criterion,
+    *,
+    criterion_b: Criterion | None = None,
+    **options,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Cut catalogue A by score until it is as pure as B; if A is purer already without a cut, cut B instead.
 
@@ -75,20 +81,27 @@ def at_equal_purity(
         pred_b: the catalogue to compare with, as its program made it; needs `score` only if it is the one to be cut.
         truth: true catalogue.
         criterion: what makes a match.
+        criterion_b: the same for B, where its own segmentation map is part of it; default: that of A.
         options: of `Assessor`.
 
     Returns:
         A and B after the cut, and a statement: `purity_a`, `purity_b`, `threshold_a`, `threshold_b` (None = not cut),
         `equal` (False if neither can reach the other's purity) and `note` in words.
     """
-    purity_a, purity_b = (Assessor(pred, truth, criterion, **options).assess().purity for pred in (pred_a, pred_b))
+    criteria = criterion, criterion if criterion_b is None else criterion_b
+
+    def purities(*preds: pd.DataFrame) -> list[float]:
+        pairs = zip(preds, criteria, strict=True)
+        return [Assessor(pred, truth, how, **options).assess().purity for pred, how in pairs]
+
+    purity_a, purity_b = purities(pred_a, pred_b)
     cut_b = purity_a >= purity_b
-    loose, target = (pred_b, purity_a) if cut_b else (pred_a, purity_b)
-    threshold = threshold_for_purity(loose, truth, criterion, target, **options) if "score" in loose.columns else None
+    loose, how, target = (pred_b, criteria[1], purity_a) if cut_b else (pred_a, criteria[0], purity_b)
+    threshold = threshold_for_purity(loose, truth, how, target, **options) if "score" in loose.columns else None
     if threshold is not None:
         loose = loose[loose["score"].to_numpy(np.float64) >= threshold].reset_index(drop=True)
     a, b = (pred_a, loose) if cut_b else (loose, pred_b)
-    purity_a, purity_b = (Assessor(pred, truth, criterion, **options).assess().purity for pred in (a, b))
+    purity_a, purity_b = purities(a, b)
     which = "second" if cut_b else "first"
     note = (
         f"the {which} catalogue is cut at score >= {threshold:.4g} to reach the other's purity"

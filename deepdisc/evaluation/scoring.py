@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from deepdisc import catalog
+from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.evaluation import pixels
-from deepdisc.evaluation.detection import Assessment, Assessor, is_faint, score_detections
-from deepdisc.evaluation.match import Criterion, segmentation_overlaps
+from deepdisc.evaluation.assessment import Assessment, Assessor, is_faint
+from deepdisc.evaluation.catalogues import Catalog, Columns, each, load
+from deepdisc.evaluation.conventions import check_overlap, measure_offset
+from deepdisc.evaluation.detection import score_detections
+from deepdisc.evaluation.groups import blend_groups
+from deepdisc.evaluation.match import MAX_DISTANCE_PIX, OUTLINES, Criterion, choose_criterion, common_groups
+from deepdisc.evaluation.overlaps import box_overlaps, segmentation_overlaps
+from deepdisc.evaluation.pdf_columns import add_pdfs
 from deepdisc.evaluation.photoz import score_redshifts
+from deepdisc.matching import Pairs
 
-IOU_THRESHOLD = 0.5
-MAX_DISTANCE_PIX = 2.0
-MAX_DISTANCE_ARCSEC = 1.0
 PREFERRED_BANDS = ("r", "i", "R", "I", "F277W", "F200W", "F444W")
-
-Catalog = pd.DataFrame | str | os.PathLike
+BLEND_IOU = 0.1  # outlines that overlap more belong to one blend
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Setting:
         fwhm_pix: of the PSF, or None.
         mosaic: the pixels, or None.
         mag_limit: true objects fainter than this in `band` are not required.
+        truth_segmentation: (h, w) labels = id of the truth, or None.
         excluded: counts of true objects left out, by reason.
         notes: statements for the report.
     """
@@ -48,6 +53,7 @@ class Setting:
     fwhm_pix: float | None
     mosaic: object = None
     mag_limit: float | None = None
+    truth_segmentation: object = None
     excluded: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -58,19 +64,36 @@ class Setting:
         return {"required": self.required, "excuse": self.excuse, "mag_limit": limit}
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A catalogue to be scored: its rows, its segmentation map or None, and notes on how it was read."""
+
+    frame: pd.DataFrame
+    segmentation: object = None
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class Scored:
-    """One scored catalogue: its metrics, and what the report's figures are drawn from."""
+    """One scored catalogue: its metrics, and what the report's figures are drawn from.
+
+    `criterion` is that of the setting, for this catalogue's own segmentation map.
+    """
 
     pred: pd.DataFrame
     assessment: Assessment
     metrics: dict
+    criterion: Criterion
 
 
 def prepare(
-    pred: Catalog,
+    preds: Sequence[Catalog],
     truth: Catalog,
     *,
+    columns: Columns | Sequence[Columns] = None,
+    pdfs: Sequence = (),
+    segmentations: Sequence = (),
+    truth_segmentation=None,
     mosaic=None,
     match_by: str | None = None,
     iou_threshold: float | None = None,
@@ -79,23 +102,48 @@ def prepare(
     band: str | None = None,
     mag_limit: float | None = None,
     fwhm_pix: float | None = None,
-) -> tuple[pd.DataFrame, Setting]:
-    """Read both catalogues and settle how they are compared; arguments as in `evaluate`."""
-    pred, truth = located(pred, mosaic), located(truth, mosaic)
-    excluded, notes = {}, []
-    limits = {
-        "iou": (iou_threshold, IOU_THRESHOLD),
-        "pixels": (max_distance_pix, MAX_DISTANCE_PIX),
-        "sky": (max_distance_arcsec, MAX_DISTANCE_ARCSEC),
-    }
-    criterion = _criterion(pred, truth, match_by, limits)
-    excuse = None
-    if criterion.kind == "iou":
-        excuse = Criterion("pixels", max_distance_pix or MAX_DISTANCE_PIX)
+) -> tuple[list[Prediction], Setting]:
+    """Read the catalogues and settle how they are compared, all of `preds` in the same way.
+
+    Arguments as in `evaluate`; `columns` are maps for each of `preds` and then for the truth, `pdfs` and
+    `segmentations` one for each of `preds`.
+    """
+    maps = each(columns, len(preds) + 1)
+    truth, notes = located(truth, mosaic, maps[-1], "true", band)
+    if not len(truth):
+        raise InputError("the true catalogue has no rows: there is nothing to score against")
+    labels = read_segmentation(truth_segmentation)
+    sides = []
+    for k, (pred, column_map) in enumerate(zip(preds, maps, strict=False)):
+        frame, said = located(pred, mosaic, column_map, "predicted", band)
+        if k < len(pdfs) and pdfs[k] is not None:
+            frame = add_pdfs(frame, pdfs[k])
+        own = read_segmentation(segmentations[k]) if k < len(segmentations) else None
+        sides.append(Prediction(frame, own, tuple(said)))
+    outlined = labels is not None and all(side.segmentation is not None for side in sides)
+    criterion = choose_criterion(
+        [side.frame for side in sides], truth, match_by, iou_threshold=iou_threshold, max_distance_pix=max_distance_pix,
+        max_distance_arcsec=max_distance_arcsec, maps=(sides[0].segmentation, labels) if outlined else None,
+    )  # fmt: skip
+    for side in sides:
+        check_overlap(side.frame, truth, criterion)
+    excuse = Criterion("pixels", max_distance_pix or MAX_DISTANCE_PIX) if criterion.kind in OUTLINES else None
     band = _band(truth, band)
+    required, excluded = _required(truth, mosaic, band, mag_limit)
+    setting = Setting(
+        truth, criterion, excuse, required, band, fwhm_pix or mosaic_fwhm_pix(mosaic), mosaic, mag_limit, labels,
+        excluded, notes,
+    )  # fmt: skip
+    return sides, setting
+
+
+def _required(
+    truth: pd.DataFrame, mosaic, band: str | None, mag_limit: float | None
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Bool (T,): true objects that must be found; and how many are not, by reason."""
     faint = is_faint(truth)
     required = ~faint
-    excluded["true objects below the label threshold (FAINT)"] = int(faint.sum())
+    excluded = {"true objects below the label threshold (FAINT)": int(faint.sum())}
     if mosaic is not None and {"x", "y"} <= set(truth.columns):
         off = required & pixels.without_data(mosaic, truth["x"].to_numpy(float), truth["y"].to_numpy(float))
         excluded["true objects centred off the mosaic, or where all bands are masked"] = int(off.sum())
@@ -106,15 +154,12 @@ def prepare(
         fainter = required & ~(truth[f"mag_{band}"].to_numpy(float) < mag_limit)
         excluded[f"true objects not brighter than {band} = {mag_limit:g}"] = int(fainter.sum())
         required &= ~fainter
-    fwhm_pix = fwhm_pix or mosaic_fwhm_pix(mosaic)
-    return pred, Setting(truth, criterion, excuse, required, band, fwhm_pix, mosaic, mag_limit, excluded, notes)
+    return required, excluded
 
 
-def score(
-    pred: pd.DataFrame, setting: Setting, pred_segmentation=None, truth_segmentation=None, *, replicates: int, seed: int
-) -> Scored:
+def score(side: Prediction, setting: Setting, *, replicates: int = 200, seed: int = 0) -> Scored:
     """Score one catalogue under a setting."""
-    notes = list(setting.notes)
+    pred, notes = side.frame, [*setting.notes, *side.notes]
     if setting.mosaic is not None:
         band = setting.band if setting.band in list(setting.mosaic.bands) else None
         pred, note = pixels.add_brightness(pred, setting.mosaic, band)
@@ -126,31 +171,64 @@ def score(
             "their boxes"
         )
     truth = setting.truth
-    assessment = Assessor(pred, truth, setting.criterion, **setting.options).assess()
+    criterion = setting.criterion.with_maps(side.segmentation, setting.truth_segmentation)
+    assessment = Assessor(pred, truth, criterion, **setting.options).assess()
     overlaps = None
-    if pred_segmentation is not None and truth_segmentation is not None:
+    if side.segmentation is not None and setting.truth_segmentation is not None:
         ids = (_ids(pred, "predicted"), _ids(truth, "true"))
-        overlaps = segmentation_overlaps(pred_segmentation, truth_segmentation, *ids)
+        overlaps = segmentation_overlaps(side.segmentation, setting.truth_segmentation, *ids)
     detection = score_detections(
         pred, truth, assessment, magnitude=f"mag_{setting.band}" if setting.band else None, fwhm_pix=setting.fwhm_pix,
-        outline_overlaps=overlaps, replicates=replicates, seed=seed,
+        shape=_shape(setting), outline_overlaps=overlaps, groups=_blends(pred, truth, assessment, overlaps),
+        replicates=replicates, seed=seed,
     )  # fmt: skip
-    detection["matched_by"] = setting.criterion.kind
-    detection["match_limit"] = setting.criterion.limit
+    offset = measure_offset(pred, truth)
+    notes += [offset["warning"]] if offset["warning"] else []
+    detection["matched_by"] = criterion.name
+    detection["match_limit"] = criterion.limit
+    detection["offset"] = offset
     detection["excluded"] = setting.excluded
     detection["by_position"] = _by_position(pred, setting)
+    redshift = _redshifts(pred, truth, assessment, replicates, seed)
+    return Scored(pred, assessment, {"detection": detection, "redshift": redshift, "notes": notes}, criterion)
+
+
+def _redshifts(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, replicates: int, seed: int) -> dict:
     pairs = assessment.pairs
     with_redshift = (
         np.isfinite(truth["redshift"].to_numpy(float)) if "redshift" in truth else np.zeros(len(truth), bool)
     )
-    redshift = score_redshifts(
+    return score_redshifts(
         pred.iloc[pairs.pred].reset_index(drop=True),
         truth.iloc[pairs.truth].reset_index(drop=True),
         n_unmatched=int((with_redshift & assessment.required & ~assessment.found).sum()),
         replicates=replicates,
         seed=seed,
     )
-    return Scored(pred, assessment, {"detection": detection, "redshift": redshift, "notes": notes})
+
+
+def _shape(setting: Setting) -> tuple[int, int] | None:
+    """(height, width) of the field in pixels, if anything says it."""
+    source = setting.mosaic if setting.mosaic is not None else setting.truth_segmentation
+    return None if source is None else tuple(source.shape)
+
+
+def _blends(
+    pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, outlines: Pairs | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Numbers of true objects and of detections in each group of overlapping outlines; excused ones left out."""
+    if outlines is None:
+        if not set(BOX_COLUMNS) <= set(pred.columns) & set(truth.columns):
+            return None
+        boxes = (catalog[list(BOX_COLUMNS)].to_numpy(np.float64) for catalog in (pred, truth))
+        outlines = box_overlaps(*boxes, common_groups(pred, truth))
+    counted = (~assessment.excused)[outlines.pred] & assessment.required[outlines.truth]
+    groups = blend_groups(outlines.select((outlines.quality >= BLEND_IOU) & counted), len(pred), len(truth))
+    n_groups = len(groups.table)
+    n_truth = np.bincount(groups.truth[assessment.required], minlength=n_groups)
+    n_pred = np.bincount(groups.pred[~assessment.excused], minlength=n_groups)
+    some = (n_truth + n_pred) > 0
+    return n_truth[some], n_pred[some]
 
 
 def _by_position(pred: pd.DataFrame, setting: Setting) -> dict:
@@ -169,32 +247,16 @@ def _by_position(pred: pd.DataFrame, setting: Setting) -> dict:
 
 
 # --------------------------------------------------------------------------------------------------------------- input
-def located(source: Catalog, mosaic) -> pd.DataFrame:
-    """Read a catalogue; add x, y from ra, dec where it has only sky positions and the mosaic has a WCS."""
-    frame = source.reset_index(drop=True) if isinstance(source, pd.DataFrame) else catalog.read(source)
+def located(
+    source: Catalog, mosaic, columns: Columns = None, label: str = "catalogue", band: str | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """`catalogues.load`; adds x, y from ra, dec where there are only sky positions and the mosaic has a WCS."""
+    frame, notes = load(source, columns, label=label, band=band)
     grid = getattr(mosaic, "grid", None)
     if {"x", "y"} <= set(frame.columns) or grid is None or not {"ra", "dec"} <= set(frame.columns):
-        return frame
+        return frame, notes
     x, y = grid.to_pixel(frame["ra"].to_numpy(float), frame["dec"].to_numpy(float))
-    return frame.assign(x=x, y=y) if np.isfinite(x).any() else frame
-
-
-def _criterion(pred: pd.DataFrame, truth: pd.DataFrame, match_by: str | None, limits: dict) -> Criterion:
-    """The way of matching asked for, or the first whose limit is given, or the first that both catalogues allow."""
-    given = [kind for kind, (limit, _) in limits.items() if limit is not None]
-    kinds = [match_by] if match_by else given if len(given) == 1 else list(limits)
-    for kind in kinds:
-        if kind not in limits:
-            raise InputError(f"unknown way of matching {kind!r}; choose one of {', '.join(limits)}")
-        limit, default = limits[kind]
-        criterion = Criterion(kind, default if limit is None else limit)
-        if len(kinds) == 1 or criterion.usable(pred, truth):
-            criterion.candidates(pred.iloc[:0], truth.iloc[:0])  # names the missing column
-            return criterion
-    raise InputError(
-        "the catalogues have no columns in common to match by; both need x_min, y_min, x_max, y_max, or x, y, or "
-        f"ra, dec. Predicted: {', '.join(map(str, pred.columns))}. True: {', '.join(map(str, truth.columns))}"
-    )
+    return (frame.assign(x=x, y=y) if np.isfinite(x).any() else frame), notes
 
 
 def _band(truth: pd.DataFrame, band: str | None) -> str | None:

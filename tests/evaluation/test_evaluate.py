@@ -93,8 +93,8 @@ def scored(truth, tmp_path_factory):
     for frame, labels in zip((pred, truth), maps, strict=True):
         for row in frame.itertuples():
             labels[int(row.y_min) : int(row.y_max), int(row.x_min) : int(row.x_max)] = row.id
-    metrics = evaluate(
-        pred, truth, folder, mosaic=Field(truth), pred_segmentation=maps[0], truth_segmentation=maps[1], compare=other,
+    metrics = compare(
+        pred, other, truth, folder, mosaic=Field(truth), segmentations=maps[:1], truth_segmentation=maps[1],
         names=("ours", "theirs"), replicates=10,
     )  # fmt: skip
     return metrics, folder
@@ -171,7 +171,7 @@ def test_comparison_has_both_sides(scored):
 def test_comparing_a_catalogue_with_itself_shows_no_difference(truth):
     pred = make_prediction(truth)
     result = compare(pred, pred, truth, replicates=10)
-    for row in result["table"]:
+    for row in result["comparison"]["table"]:
         if row["difference"]:
             kind = row["difference"]["kind"]
             assert row["difference"]["value"] == pytest.approx(1.0 if kind == "ratio" else 0.0)
@@ -229,7 +229,7 @@ def test_sky_positions_are_enough(truth):
 
 def test_sky_positions_on_a_mosaic_without_wcs_give_a_report_without_picture_and_pairs(truth, tmp_path):
     sky = on_sky(truth)
-    metrics = evaluate(sky, sky, tmp_path, mosaic=Field(truth), compare=sky, replicates=5)
+    metrics = compare(sky, sky, sky, tmp_path, mosaic=Field(truth), replicates=5)
     assert not any("blended" in row["quantity"] for row in metrics["comparison"]["table"])
     assert "the catalogue has no positions in pixels" in (tmp_path / "report.html").read_text()
 
