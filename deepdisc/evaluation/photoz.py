@@ -1,28 +1,27 @@
 """How good redshifts are: point estimates and PDFs against true redshifts. Definitions as in RAIL and DeepDISC.
 
-Legend: N objects; `d = (z_phot - z_true) / (1 + z_true)`; PIT = probability integral transform, the predicted
-probability below the true redshift, uniform for honest PDFs.
+Legend: N objects; `d = (z_phot - z_true) / (1 + z_true)`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy import stats
-from scipy.special import log_ndtr, ndtri_exp
 
 from deepdisc.catalog import FLAGS
-from deepdisc.errors import InputError
+from deepdisc.evaluation.assessment import column
+from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
 from deepdisc.evaluation.bootstrap import with_errors
-from deepdisc.mixture import Mixture
+from deepdisc.evaluation.pdf_columns import read_pdfs
+from deepdisc.evaluation.pdf_scores import score_pdfs
+from deepdisc.evaluation.redshift_distribution import redshift_distribution
 
 POINT_ESTIMATES = ("z_mode", "z_median", "z_mean")
-PDF_COLUMNS = ("z_weights", "z_means", "z_sigmas")
-PIT_OUTLIER = (1e-4, 0.9999)  # the convention of RAIL
-# The Anderson-Darling statistic is infinite for a single PIT of exactly 0 or 1, which float32 columns can hold.
-_PIT_CLIP = 1e-6
-_CHUNK = 1000
+# Nothing outside the Local Group has a lower redshift; -1 and -9 are other programs' words for "unknown".
+LEAST_TRUE = -0.01
+LEAST_PREDICTED = -1.0
+KEPT = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+_REDSHIFT_STEP = 0.2
 
 
 def scaled_difference(z_phot: np.ndarray, z_true: np.ndarray) -> np.ndarray:
@@ -40,8 +39,7 @@ def point_metrics(z_phot: np.ndarray, z_true: np.ndarray) -> dict[str, float]:
     d = scaled_difference(z_phot, z_true)
     if len(d) == 0:
         return dict.fromkeys(("bias", "sigma_nmad", "sigma_iqr", "eta_15", "eta_iqr"), float("nan"))
-    bias = np.median(d)
-    low, high = np.quantile(d, [0.25, 0.75])
+    low, bias, high = np.quantile(d, [0.25, 0.5, 0.75])
     sigma_iqr = (high - low) / 1.349
     return {
         "bias": float(bias),
@@ -52,108 +50,17 @@ def point_metrics(z_phot: np.ndarray, z_true: np.ndarray) -> dict[str, float]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- PDFs
-def anderson_darling(pit: np.ndarray) -> float:
-    """Anderson-Darling statistic of PIT values (N,) against the uniform distribution on [0, 1].
-
-    `-N - sum (2i - 1)/N [ln u_i + ln(1 - u_(N+1-i))]` for sorted u (Anderson & Darling 1954), with u kept within
-    1e-6 of the ends. 2.49 is the 95 % point for honest PDFs.
-    """
-    u = np.sort(np.clip(pit, _PIT_CLIP, 1 - _PIT_CLIP))
-    n = len(u)
-    if n == 0:
-        return float("nan")
-    i = np.arange(1, n + 1)
-    return float(-n - np.sum((2 * i - 1) / n * (np.log(u) + np.log1p(-u[::-1]))))
-
-
-def highest_density_level(mixture: Mixture, z_true: torch.Tensor, points: int = 100) -> np.ndarray:
-    """Probability (N,) of all redshifts that are more probable than the true one: HDI coverage = P(level <= x).
-
-    Each truncated component is represented by `points` quantiles of equal probability, which resolves a narrow
-    component beside a broad one where an even grid in redshift would not; the result is exact to about 1 / points.
-    """
-    levels = []
-    u = (np.arange(points) + 0.5) / points
-    for start in range(0, len(mixture), _CHUNK):
-        part, z = mixture[start : start + _CHUNK], z_true[start : start + _CHUNK]
-        mean, sigma = part.component_mean.numpy()[..., None], part.component_sigma.numpy()[..., None]
-        log_mass = 0.0 if part.lower is None else log_ndtr((mean - part.lower) / sigma)
-        nodes = mean - sigma * ndtri_exp(np.log1p(-u) + log_mass)  # (n, K, points)
-        nodes = torch.as_tensor(nodes if part.lower is None else np.maximum(nodes, part.lower))
-        density = part.prob(nodes.permute(1, 2, 0))  # (K, points, n)
-        denser = (density > part.prob(z)).double().mean(1)
-        levels.append((part.weights.T * denser).sum(0).numpy())
-    return np.concatenate(levels) if levels else np.zeros(0)
-
-
-def pdf_scores(mixture: Mixture, z_true: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-object scores of PDFs, each (N,): `pit`, `crps`, `norm2` (int p^2), `density` (at the truth), `hdi_level`."""
-    z = torch.as_tensor(np.asarray(z_true, np.float64))
-    if len(z) == 0:
-        return {name: np.zeros(0) for name in ("pit", "crps", "norm2", "density", "hdi_level")}
-    pieces = [(mixture[i : i + _CHUNK], z[i : i + _CHUNK]) for i in range(0, len(z), _CHUNK)]
-    return {
-        "pit": np.concatenate([part.cdf(zs).numpy() for part, zs in pieces]),
-        "crps": np.concatenate([part.crps(zs).numpy() for part, zs in pieces]),
-        "norm2": np.concatenate([part.norm2().numpy() for part, _ in pieces]),
-        "density": np.concatenate([part.prob(zs).numpy() for part, zs in pieces]),
-        "hdi_level": highest_density_level(mixture, z),
-    }
-
-
-def pdf_metrics(
-    pit: np.ndarray, crps: np.ndarray, norm2: np.ndarray, density: np.ndarray, hdi_level: np.ndarray
-) -> dict[str, float]:
-    """Means over objects of `pdf_scores`: PIT tests, CDE loss (Izbicki & Lee 2017), CRPS, coverage."""
-    if len(pit) == 0:
-        pit = crps = norm2 = density = hdi_level = np.full(1, np.nan)
-    central = np.abs(pit - 0.5)
-    return {
-        "pit_mean": float(np.mean(pit)),
-        "pit_ks": float(stats.kstest(pit, "uniform").statistic) if np.isfinite(pit).all() else float("nan"),
-        "pit_ad": anderson_darling(pit),
-        "pit_outliers": _share((pit < PIT_OUTLIER[0]) | (pit > PIT_OUTLIER[1]), pit),
-        "cde_loss": float(np.mean(norm2) - 2 * np.mean(density)),
-        "crps": float(np.mean(crps)),
-        "coverage_68": _share(central <= 0.34, pit),
-        "coverage_95": _share(central <= 0.475, pit),
-        "coverage_hdi_68": _share(hdi_level <= 0.68, hdi_level),
-        "coverage_hdi_95": _share(hdi_level <= 0.95, hdi_level),
-    }
-
-
-def _share(condition: np.ndarray, values: np.ndarray) -> float:
-    return float(np.mean(condition)) if np.isfinite(values).all() else float("nan")
-
-
-def mixture_of(catalog: pd.DataFrame) -> Mixture:
-    """The redshift PDFs of a catalogue's rows, float64, truncated at `z_lower` (NaN or no column: not truncated).
-
-    Raises:
-        InputError: rows with different bounds.
-    """
-    columns = [np.stack(catalog[name].to_list()).astype(np.float64) for name in PDF_COLUMNS]
-    lower = catalog["z_lower"].to_numpy(float) if "z_lower" in catalog.columns else np.full(len(catalog), np.nan)
-    bounds = np.unique(lower[np.isfinite(lower)])
-    if len(bounds) > 1:
-        raise InputError(f"z_lower has {len(bounds)} values, {bounds[0]:g} and more; all PDFs must have the same bound")
-    return Mixture.from_columns(*columns, lower=float(bounds[0]) if len(bounds) else None)
-
-
-def has_pdf(catalog: pd.DataFrame) -> np.ndarray:
-    """Bool (N,): rows whose PDF columns exist and are finite."""
-    if not set(PDF_COLUMNS) <= set(catalog.columns):
-        return np.zeros(len(catalog), bool)
-    finite = np.ones(len(catalog), bool)
-    for name in PDF_COLUMNS:
-        finite &= np.array([row is not None and np.isfinite(row).all() and np.size(row) > 0 for row in catalog[name]])
-    return finite
-
-
 # ----------------------------------------------------------------------------------------------------------- summary
 def score_redshifts(
-    pred: pd.DataFrame, truth: pd.DataFrame, *, n_unmatched: int = 0, replicates: int = 200, seed: int = 0
+    pred: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    n_unmatched: int = 0,
+    magnitude: str | None = None,
+    tomographic_edges: np.ndarray | None = None,
+    replicates: int = 200,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
 ) -> dict:
     """Everything about the redshifts of matched objects.
 
@@ -161,70 +68,140 @@ def score_redshifts(
         pred: predicted catalogue, row i matched to ...
         truth: ... row i of the truth.
         n_unmatched: true objects with a redshift that no detection matches (they are counted, they cannot be scored).
+        magnitude: column of the truth, or else of the prediction, for the tables by magnitude.
+        tomographic_edges: of the predicted redshift, for n(z); default five bins of equal numbers.
         replicates: bootstrap resamplings.
         seed: of the resampling.
+        blocks: (N,) labels of fields or areas that are resampled as a whole; default objects.
 
     Returns:
-        The `redshift` part of metrics.json: the figures of the first available of z_mode, z_median, z_mean with `_err`;
-        `by_estimate` has the same for each; `n` objects scored, `excluded` counts by reason; or
-        `{"available": False, "reason": ...}`.
+        The `redshift` part of metrics.json: the figures of the first available of z_mode, z_median, z_mean with their
+        errors; `by_estimate` has the same for each; `by_magnitude`, `by_redshift`, `by_predicted_redshift`, `by_score`,
+        `by_odds` in bins; `odds_cut` against the share kept; `distribution`, n(z); `pdf`, see `score_pdfs`; `n`
+        objects scored, `excluded` counts by reason; or `{"available": False, "reason": ...}`.
     """
     estimates = [name for name in POINT_ESTIMATES if name in pred.columns]
-    reason = None
-    if "redshift" not in truth.columns or not np.isfinite(truth["redshift"].to_numpy(float)).any():
-        reason = "the truth has no redshifts" if len(truth) or "redshift" not in truth.columns else "nothing is matched"
-    elif not estimates:
-        reason = f"the predicted catalogue has none of the columns {', '.join(POINT_ESTIMATES)}"
+    reason = _why_not(truth, estimates)
     if reason:
         return {"available": False, "reason": reason, "n": 0}
-    known = np.isfinite(truth["redshift"].to_numpy(float))
-    predicted = np.isfinite(pred[estimates[0]].to_numpy(float))
-    used = known & predicted
-    z_true = truth["redshift"].to_numpy(np.float64)[used]
-    result: dict = {
-        "available": True,
-        "estimate": estimates[0],
-        "n": int(used.sum()),
-        "excluded": {
-            "true redshift, but not detected": int(n_unmatched),
-            "detected, but without a true redshift (stars, or not observed)": int((~known).sum()),
-            "detected, but without a predicted redshift": int((known & ~predicted).sum()),
-        },
-    }
-    by_estimate = {
-        name: with_errors(
-            point_metrics, pred[name].to_numpy(np.float64)[used], z_true, replicates=replicates, seed=seed
-        )
-        for name in estimates
-    }
-    result.update(by_estimate[estimates[0]])
-    result["arrays"] = np.stack((pred[estimates[0]].to_numpy(np.float64)[used], z_true))  # for the report's figure
-    result["by_estimate"] = by_estimate
+    used, excluded = _usable(pred, truth, estimates[0])
+    excluded = {"true redshift, but not detected": int(n_unmatched), **excluded}
+    pred, truth = pred[used].reset_index(drop=True), truth[used].reset_index(drop=True)
+    options = {"replicates": replicates, "seed": seed, "blocks": None if blocks is None else np.asarray(blocks)[used]}
+    z_true = truth["redshift"].to_numpy(np.float64)
+    z_phot = pred[estimates[0]].to_numpy(np.float64)
+    by_estimate = {name: _score_estimate(pred[name].to_numpy(np.float64), z_true, options) for name in estimates}
     # The yardstick that needs no picture: one redshift for all, the best constant there is for these objects.
     guess = np.full(len(z_true), np.median(z_true)) if len(z_true) else z_true
-    constant = with_errors(point_metrics, guess, z_true, replicates=replicates, seed=seed)
-    result["constant_guess_sigma_nmad"] = constant["sigma_nmad"]
-    result["constant_guess_sigma_nmad_err"] = constant["sigma_nmad_err"]
-    result["by_flag"] = _by_flag(pred[used], z_true, estimates[0])
-    result["pdf"] = _score_pdfs(pred[used], z_true, replicates, seed)
-    result.update(
-        {name: value for name, value in result["pdf"].items() if name not in ("n", "available", "reason", "pit")}
-    )
-    return result
+    constant = with_errors(point_metrics, guess, z_true, **options)
+    binnings = _binnings(pred, truth, z_phot, z_true, magnitude)
+    pdf = score_pdfs(pred, z_true, binnings, **options)
+    return {
+        "available": True,
+        "estimate": estimates[0],
+        "n": len(z_true),
+        "excluded": excluded,
+        **by_estimate[estimates[0]],  # its n is the n above
+        "by_estimate": by_estimate,
+        **{f"constant_guess_{name}": constant[name] for name in ("sigma_nmad", "sigma_nmad_err")},
+        "by_flag": _by_flag(pred, z_phot, z_true, options),
+        **{
+            name: binned_statistic(values, edges, point_metrics, z_phot, z_true, **options)
+            for name, (values, edges) in binnings.items()
+        },
+        "odds_cut": _odds_cut(pred, z_phot, z_true, options),
+        "distribution": _distribution(pred, z_phot, z_true, tomographic_edges, options),
+        "pdf": pdf,
+        **{name: value for name, value in pdf.items() if isinstance(value, float)},
+        "arrays": np.stack((z_phot, z_true)),  # for the report's figure
+    }
 
 
-def _score_pdfs(pred: pd.DataFrame, z_true: np.ndarray, replicates: int, seed: int) -> dict:
-    usable = has_pdf(pred)
-    if not usable.any():
-        return {"available": False, "reason": f"no PDF columns ({', '.join(PDF_COLUMNS)})", "n": 0}
-    scores = pdf_scores(mixture_of(pred[usable]), z_true[usable])
-    result = with_errors(pdf_metrics, *scores.values(), replicates=replicates, seed=seed)
-    result["pit_ks_p"] = float(stats.kstest(scores["pit"], "uniform").pvalue)
-    return {"available": True, "n": int(usable.sum()), **result, "pit": scores["pit"]}
+def _why_not(truth: pd.DataFrame, estimates: list[str]) -> str | None:
+    if "redshift" not in truth.columns:
+        return "the truth has no redshifts"
+    if not np.isfinite(truth["redshift"].to_numpy(float)).any():
+        return "the truth has no redshifts" if len(truth) else "nothing is matched"
+    if not estimates:
+        return f"the predicted catalogue has none of the columns {', '.join(POINT_ESTIMATES)}"
+    return None
 
 
-def _by_flag(pred: pd.DataFrame, z_true: np.ndarray, estimate: str) -> dict[str, dict[str, float]]:
-    """n, sigma_nmad and eta_15 of flagged objects: they are included in the headline figures, not dropped."""
+def _usable(pred: pd.DataFrame, truth: pd.DataFrame, estimate: str) -> tuple[np.ndarray, dict[str, int]]:
+    true, predicted = truth["redshift"].to_numpy(np.float64), pred[estimate].to_numpy(np.float64)
+    known = np.isfinite(true)
+    possible = known & (true >= LEAST_TRUE)
+    given = np.isfinite(predicted) & (predicted > LEAST_PREDICTED)
+    counts = {
+        "detected, but without a true redshift (stars, or not observed)": int((~known).sum()),
+        f"detected, but with an impossible true redshift (below {LEAST_TRUE:g})": int((known & ~possible).sum()),
+        "detected, but without a predicted redshift": int((possible & ~given).sum()),
+    }
+    return possible & given, counts
+
+
+def _score_estimate(z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, float]:
+    """The other estimates may lack objects that the first has: each has its own `n`."""
+    given = np.isfinite(z_phot) & (z_phot > LEAST_PREDICTED)
+    figures = with_errors(point_metrics, z_phot[given], z_true[given], **_of_rows(options, given))
+    return {"n": int(given.sum()), **figures}
+
+
+def _of_rows(options: dict, rows: np.ndarray) -> dict:
+    """The bootstrap's options for some of the rows."""
+    return options if options["blocks"] is None else {**options, "blocks": options["blocks"][rows]}
+
+
+def _binnings(
+    pred: pd.DataFrame, truth: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, magnitude: str | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name -> (values (N,), edges) of what the figures are binned by, as far as the catalogues have it."""
+    brightness = column(truth, magnitude)
+    brightness = column(pred, magnitude) if brightness is None else brightness
+    sources = {
+        "by_magnitude": (brightness, even_edges),
+        "by_redshift": (z_true, lambda values: even_edges(values, _REDSHIFT_STEP)),
+        "by_predicted_redshift": (z_phot, lambda values: even_edges(values, _REDSHIFT_STEP)),
+        "by_score": (column(pred, "score"), quantile_edges),
+        "by_odds": (column(pred, "z_odds"), quantile_edges),
+    }
+    return {name: (values, edges_of(values)) for name, (values, edges_of) in sources.items() if values is not None}
+
+
+def _odds_cut(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict:
+    """What cutting on `z_odds` buys: the figures of the objects of highest odds, against the share that is kept.
+
+    Returns:
+        `rows` of `kept` (share of the objects with odds), `threshold` (their lowest odds), `n` and the figures of
+        `point_metrics`.
+    """
+    odds = column(pred, "z_odds")
+    if odds is None:
+        return {"available": False, "reason": "the predicted catalogue has no column z_odds"}
+    order = np.argsort(-odds, kind="stable")
+    order = order[np.isfinite(odds[order])]
+    rows, counts = [], []
+    for kept in KEPT:
+        n = round(kept * len(order))
+        if n and n not in counts:  # small samples do not have all shares
+            counts.append(n)
+            chosen = order[:n]
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **_of_rows(options, chosen))
+            rows.append({"kept": n / len(order), "threshold": float(odds[chosen[-1]]), "n": n, **figures})
+    return {"available": True, "n": len(order), "rows": rows}
+
+
+def _distribution(
+    pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, edges: np.ndarray | None, options: dict
+) -> dict:
+    """n(z) of the objects with a PDF, or of all where there is none."""
+    found = read_pdfs(pred)
+    chosen = found.usable if found.pdfs is not None else np.ones(len(pred), bool)
+    return redshift_distribution(z_phot[chosen], z_true[chosen], found.pdfs, edges=edges, **_of_rows(options, chosen))
+
+
+def _by_flag(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, dict[str, float]]:
+    """The figures of flagged objects: they are included in the headline figures, not dropped."""
     if "flags" not in pred.columns:
         return {}
     flags = pred["flags"].to_numpy(np.int64)
@@ -232,6 +209,6 @@ def _by_flag(pred: pd.DataFrame, z_true: np.ndarray, estimate: str) -> dict[str,
     result = {}
     for name, chosen in rows.items():
         if chosen.any():
-            metrics = point_metrics(pred[estimate].to_numpy(float)[chosen], z_true[chosen])
-            result[name] = {"n": int(chosen.sum()), "sigma_nmad": metrics["sigma_nmad"], "eta_15": metrics["eta_15"]}
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **_of_rows(options, chosen))
+            result[name] = {"n": int(chosen.sum()), **figures}
     return result
