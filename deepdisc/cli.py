@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from deepdisc import __version__
-from deepdisc.commands import catalogue, fields, models, training
+from deepdisc.commands import catalogue, fields, models, scoring, training
 from deepdisc.commands.command import DONE, FAULT, INTERRUPTED, WRONG_INPUT
 from deepdisc.errors import InputError
 
@@ -26,7 +26,9 @@ COMMANDS = (
     training.add_prepare,
     training.add_train,
     catalogue.add_predict,
-    catalogue.add_evaluate,
+    scoring.add_evaluate,
+    scoring.add_compare,
+    scoring.add_match,
     models.add_models,
     models.add_export,
     fields.add_regrid,

@@ -11,7 +11,9 @@ import pytest
 from deepdisc import cli
 from deepdisc.errors import InputError
 
-COMMANDS = ("simulate", "prepare", "train", "predict", "evaluate", "models", "export", "regrid", "inspect")
+COMMANDS = (
+    "simulate", "prepare", "train", "predict", "evaluate", "compare", "match", "models", "export", "regrid", "inspect",
+)  # fmt: skip
 
 
 def run_python(code):
@@ -156,7 +158,8 @@ def test_prepare_passes_its_split(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("deepdisc.data.prepare.prepare", lambda *args, **options: calls.append(options) or args[1])
     base = ["prepare", str(tmp_path / "r.yaml"), "--output", str(tmp_path / "d"), "--seed", "4"]
     assert cli.main([*base, "--split", "train=0.96, val=0.04"]) == 0
-    assert calls == [{"tile_size": 512, "fractions": {"train": 0.96, "val": 0.04}, "seed": 4}]
+    cut = {"tile_size": 512, "fractions": {"train": 0.96, "val": 0.04}, "seed": 4}
+    assert calls == [cut | {"overrides": []}]
     assert cli.main([*base, "--split", "train=much"]) == 2
     assert "a number from 0 to 1" in capsys.readouterr().err
 

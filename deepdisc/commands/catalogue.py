@@ -1,4 +1,4 @@
-"""From a mosaic to its catalogue, and its score."""
+"""From a mosaic to its catalogue."""
 
 from __future__ import annotations
 
@@ -134,72 +134,3 @@ def _device(name: str):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name}: {first_line(error)}; use --device cpu") from error
     return device
-
-
-def add_evaluate(commands) -> None:
-    """Add `deepdisc evaluate`."""
-    parser = command(
-        commands,
-        "evaluate",
-        run_evaluate,
-        "score a catalogue against the truth",
-        "deepdisc evaluate catalogue/catalog.parquet sky/truth.parquet --mosaic sky/mosaic.yaml --output scores",
-        "Any program's catalogue: columns x, y or ra, dec; redshifts where it has z_mode.\n"
-        "Writes metrics.json and report.html.",
-    )
-    parser.add_argument("pred", type=Path, metavar="PRED", help="catalogue (.parquet, .fits, .ecsv, .csv)")
-    parser.add_argument("truth", type=Path, metavar="TRUTH", help="truth catalogue, or a deeper one")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml: pictures, magnitudes in boxes")
-    parser.add_argument(
-        "--segmentation", action="store_true", help="also score outlines: segmentation.fits beside both"
-    )
-    parser.add_argument("--compare", type=Path, metavar="CATALOGUE", help="another program's, put beside PRED")
-    parser.add_argument("--band", help="band of the magnitudes (default: r, i or the middle one)")
-    parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter objects are neither required nor false")
-    limits = parser.add_mutually_exclusive_group()
-    limits.add_argument(
-        "--iou-threshold", type=fraction, metavar="X", help="least overlap of matched boxes (default: 0.5)"
-    )
-    limits.add_argument("--max-distance-pix", type=positive_float, metavar="D", help="match by position instead")
-    limits.add_argument("--max-distance-arcsec", type=positive_float, metavar="D", help="match on the sky instead")
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """`deepdisc evaluate`."""
-    from contextlib import nullcontext
-
-    from deepdisc.data.mosaic import Mosaic
-    from deepdisc.evaluation import evaluate
-    from deepdisc.evaluation.comparison import table_text
-
-    names = (args.pred.parent.name or str(args.pred), args.compare.stem if args.compare else "")
-    maps = [path.parent / "segmentation.fits" if args.segmentation else None for path in (args.pred, args.truth)]
-    with Mosaic.open(args.mosaic) if args.mosaic else nullcontext() as mosaic:
-        metrics = evaluate(
-            args.pred,
-            args.truth,
-            args.output,
-            mosaic=mosaic,
-            iou_threshold=args.iou_threshold,
-            max_distance_pix=args.max_distance_pix,
-            max_distance_arcsec=args.max_distance_arcsec,
-            band=args.band,
-            mag_limit=args.mag_limit,
-            pred_segmentation=maps[0],
-            truth_segmentation=maps[1],
-            compare=args.compare,
-            names=names,
-        )
-    if args.compare:
-        print(table_text(metrics["comparison"]["table"], names))
-    for part in ("detection", "redshift"):
-        _print_figures(part, metrics[part])
-    print(args.output / "report.html")
-    return DONE
-
-
-def _print_figures(part: str, figures: dict) -> None:
-    for name, value in figures.items():
-        if f"{name}_err" in figures and value == value:  # NaN: this catalogue or truth has no such figure
-            print(f"{part}.{name} = {value:.4g} +- {figures[f'{name}_err']:.2g}")
