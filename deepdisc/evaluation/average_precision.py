@@ -4,9 +4,10 @@ Legend: P detections, T true objects, D detections within one group, G true obje
 thresholds .50:.05:.95.
 
 A field is one image with thousands of objects. COCOeval compares all D x G pairs of an image in Python, hours for a
-field; so the field is cut into groups of mutually overlapping boxes (connected components), and each group is handed
-to COCOeval as an "image". The result is the same, because COCO's greedy matching never joins boxes that do not overlap,
-and the precision-recall curve is made from all images together, by score. (Ties of scores keep the catalogue's order.)
+field; so the field is cut into groups of objects that overlap by at least the lowest threshold (connected components),
+and each group is handed to COCOeval as an "image". The result is the same, because COCO's greedy matching never joins
+others, and the precision-recall curve is made from all images together, by score. (Ties of scores keep the catalogue's
+order.)
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from deepdisc.matching import Pairs
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 _ANY_AREA = (0.0, 1e12)  # COCO's "all" ends at 1e10 square pixels
+# COCO's ranges of area, square pixels; both ends belong to a range.
+AREA_RANGES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e12)}
 
 
 class GroupedEval(COCOeval):
@@ -110,11 +113,12 @@ def match_detections(
 
     Args:
         score: (P,) finite.
-        overlaps: all pairs that overlap, quality = intersection over union.
+        overlaps: all pairs that overlap by half or more, quality = intersection over union; others may be among them.
         excused: (P,) bool, detections that do not count as false when they match nothing.
         required: (T,) bool, true objects that must be found; the others are ignored, and so is what matches them.
     """
     n_pred, n_truth = len(score), len(required)
+    overlaps = overlaps.select(overlaps.quality >= IOU_THRESHOLDS[0] - 1e-9)
     order = np.argsort(-score, kind="stable")
     rank = np.empty(n_pred, np.int64)
     rank[order] = np.arange(n_pred)
@@ -183,16 +187,19 @@ def average_precision(
     excused: np.ndarray,
     required: np.ndarray,
     *,
+    areas: tuple[np.ndarray, np.ndarray] | None = None,
     replicates: int = 100,
     seed: int = 0,
 ) -> dict:
-    """`ap`, `ap50`, `ap75` with `_err` (bootstrap over groups of overlapping objects) and the counts.
+    """`ap`, `ap50`, `ap75` with `_err` (bootstrap over groups of overlapping objects), the counts, and AP by size.
 
     Args:
         pred: predicted catalogue; the column `score` ranks the detections.
-        overlaps: from `match.box_overlaps` or `match.segmentation_overlaps`.
+        overlaps: from `overlaps.box_overlaps` or `overlaps.segmentation_overlaps`.
         excused: (P,) bool, detections that do not count as false when they match nothing.
         required: (T,) bool, true objects that must be found.
+        areas: (P,) and (T,) square pixels, for `by_size`: AP of the true objects in each of `AREA_RANGES`; as COCO has
+            it, a detection outside of the range that matches none of them counts neither way.
         replicates: bootstrap resamplings.
         seed: of the resampling.
     """
@@ -201,15 +208,35 @@ def average_precision(
             "available": False,
             "reason": "the predicted catalogue has no finite column 'score' to rank detections by",
         }
-    matched = match_detections(pred["score"].to_numpy(float), overlaps, excused, required)
+    score = pred["score"].to_numpy(float)
+    matched = match_detections(score, overlaps, excused, required)
+    result: dict = {
+        "available": True,
+        "n_truth": int(required.sum()),
+        "n_pred": len(pred),
+        **_figures(matched, replicates, seed),
+    }
+    if areas is not None:
+        result["by_size"] = {}
+        for name, (low, high) in AREA_RANGES.items():
+            inside = [(area >= low) & (area <= high) for area in areas]
+            part = match_detections(score, overlaps, excused | ~inside[0], required & inside[1])
+            result["by_size"][name] = {
+                "area_pix": [low, high],
+                "n_truth": int((required & inside[1]).sum()),
+                **_figures(part, replicates, seed),
+            }
+    return result
+
+
+def _figures(matched: MatchedDetections, replicates: int, seed: int) -> dict[str, float]:
     n_groups = max(matched.group.max(initial=0), matched.truth_group.max(initial=0)) + 1
     rng = np.random.default_rng(seed)
-    samples = np.array(
-        [_summary(matched.average_precision(rng.poisson(1.0, n_groups).astype(float))) for _ in range(replicates)]
-    )
-    result: dict = {"available": True, "n_truth": int(required.sum()), "n_pred": len(pred)}
-    for i, (name, value) in enumerate(zip(("ap", "ap50", "ap75"), _summary(matched.average_precision()), strict=True)):
-        result[name], result[f"{name}_err"] = float(value), float(np.std(samples[:, i], ddof=1))
+    samples = [_summary(matched.average_precision(rng.poisson(1.0, n_groups).astype(float))) for _ in range(replicates)]
+    values, errors = _summary(matched.average_precision()), np.std(samples, axis=0, ddof=1)
+    result = {}
+    for name, value, error in zip(("ap", "ap50", "ap75"), values, errors, strict=True):
+        result[name], result[f"{name}_err"] = float(value), float(error)
     return result
 
 

@@ -27,7 +27,7 @@ def field(n, seed, size=400.0, n_extra=10):
     return pred, rng.permutation(len(pred)) / len(pred), truth
 
 
-def pycocotools_stats(pred, score, truth, cap=100):
+def pycocotools_stats(pred, score, truth, cap=100, area="all"):
     def as_coco(boxes, **extra):
         coco = COCO()
         annotations = [
@@ -51,15 +51,20 @@ def pycocotools_stats(pred, score, truth, cap=100):
         run.params.maxDets = [1, 10, cap]
         run.evaluate()
         run.accumulate()
-    precision = run.eval["precision"][:, :, 0, 0, -1]
+    precision = run.eval["precision"][:, :, 0, run.params.areaRngLbl.index(area), -1]
     return precision.mean(), precision[0].mean(), precision[5].mean()
+
+
+def area_of(boxes):
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def ours(pred, score, truth, excused=None, required=None):
     excused = np.zeros(len(pred), bool) if excused is None else excused
     required = np.ones(len(truth), bool) if required is None else required
     frame = pd.DataFrame({"score": score})
-    return average_precision(frame, box_overlaps(pred, truth), excused, required, replicates=5)
+    areas = area_of(pred), area_of(truth)
+    return average_precision(frame, box_overlaps(pred, truth), excused, required, areas=areas, replicates=5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,6 +72,29 @@ def test_equals_pycocotools_below_its_cap(seed):
     pred, score, truth = field(70, seed)
     result = ours(pred, score, truth)
     np.testing.assert_allclose([result["ap"], result["ap50"], result["ap75"]], pycocotools_stats(pred, score, truth))
+
+
+@pytest.mark.parametrize("area", ["small", "medium", "large"])
+@pytest.mark.parametrize("seed", range(2))
+def test_by_size_equals_pycocotools_below_its_cap(seed, area):
+    pred, score, truth = field(70, seed)
+    pred, truth = pred * 3, truth * 3  # sides of 12 to 120 pixels: all three sizes occur
+    result = ours(pred, score, truth)["by_size"][area]
+    assert result["n_truth"] >= 2
+    expected = pycocotools_stats(pred, score, truth, area=area)
+    np.testing.assert_allclose([result["ap"], result["ap50"], result["ap75"]], expected)
+
+
+def test_sizes_without_true_objects_have_no_precision():
+    result = ours(*field(20, 0))["by_size"]["large"]
+    assert result["n_truth"] == 0 and np.isnan(result["ap"]) and np.isnan(result["ap_err"])
+
+
+def test_a_field_of_one_percolating_blend_takes_no_dense_table():
+    # 4,000 boxes that all hang together by small overlaps: a table of all pairs would take seconds and 128 MB.
+    x = np.arange(4000) * 8.0
+    truth = np.stack((x, np.zeros(4000), x + 10, np.full(4000, 10.0)), axis=1)
+    assert ours(truth, np.linspace(1, 0.1, 4000), truth)["ap"] == pytest.approx(1.0)
 
 
 def test_crowded_field_is_not_capped_at_100_detections():
