@@ -173,7 +173,7 @@ def test_a_plain_install_finds_the_shipped_files(tmp_path):
     code = (
         "import deepdisc, deepdisc.config as c, deepdisc.simulate.population as p\n"
         "print(deepdisc.__file__)\nprint(c.shipped('configs'))\nprint(list(c.load('configs/common/resnet_fpn.py')))\n"
-        "print(p.Population.load('test') is not None)\nprint(c.shipped('model_zoo/models.yaml').is_file())"
+        "print(p.Population.load('deep', 'test') is not None)\nprint(c.shipped('model_zoo/models.yaml').is_file())"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from deepdisc.errors import InputError
 from deepdisc.photometry import mag_from_njy
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import galsim
 
 FIELDS_PER_ROW = 20
+DUST_CELLS = 32  # across a field's longer side, in which E(B-V) varies
 FIELD_SPACING = 1.2  # in units of the field's larger side: fields share no sky
 
 
@@ -38,7 +40,8 @@ class Conditions:
         psf_cells: cells across the field's longer side in which the PSF is constant.
         psf_variation: (B, 3, 5) coefficients of `psfs.variation_terms` for the relative width and the shear (e1, e2,
             pixel axes) of the PSF.
-        ebv: Milky Way E(B-V), mag.
+        ebv: Milky Way E(B-V), mag: the field's mean.
+        ebv_cells: (rows, columns) factors on it in square cells that cover the field, row 0 at the bottom.
         galaxy_density, star_density: factors on the population's densities.
         full_variance: whether the VARIANCE plane includes the objects' photon noise.
     """
@@ -51,6 +54,7 @@ class Conditions:
     psf_cells: int
     psf_variation: np.ndarray
     ebv: float
+    ebv_cells: np.ndarray
     galaxy_density: float
     star_density: float
     full_variance: bool
@@ -116,6 +120,25 @@ class Conditions:
         width = float(self.psf_width[band])
         return width * float(np.interp(-per_arcsec2 * width**2, -brightness, radius))
 
+    # ----------------------------------------------------------------------------------------------------------- dust
+    def ebv_at(self, x: Any, y: Any) -> np.ndarray:
+        """(N,) E(B-V) at 0-based pixel centres: straight lines between the centres of the cells, level beyond them."""
+        side = self.ebv_cell_pix
+        place = np.stack([(np.asarray(one, dtype=np.float64) + 0.5) / side - 0.5 for one in (y, x)])
+        return self.ebv * ndimage.map_coordinates(self.ebv_cells, place, order=1, mode="nearest")
+
+    @property
+    def ebv_cell_pix(self) -> float:
+        """Side of a cell of `ebv_cells`, pixels."""
+        return max(self.grid.shape) / max(self.ebv_cells.shape)
+
+    def ebv_map(self) -> tuple[np.ndarray, WCS]:
+        """(rows, columns) E(B-V) in cells, and their WCS, for a FITS map."""
+        side, wcs = self.ebv_cell_pix, self.grid.wcs.deepcopy()
+        wcs.wcs.crpix = (wcs.wcs.crpix - 0.5) / side + 0.5
+        wcs.wcs.cdelt = wcs.wcs.cdelt * side
+        return self.ebv * self.ebv_cells, wcs
+
     # -------------------------------------------------------------------------------------------------------- noise
     def sky_sigma_njy(self) -> np.ndarray:
         """(B,) noise of the sky per pixel, by photon statistics (see instruments.py)."""
@@ -174,6 +197,7 @@ def draw_conditions(sky: Sky, instrument: Instrument, number: int, rng: np.rando
         star_density=float(rng.uniform(*sky.star_density)),
         full_variance=bool(rng.uniform() >= sky.background_only_variance),
         psf_variation=_draw_variation(sky, count, rng),
+        ebv_cells=_draw_dust(sky, rng),
     )
 
 
@@ -193,6 +217,25 @@ def _draw_variation(sky: Sky, count: int, rng: np.random.Generator) -> np.ndarra
     """(B, 3, 5) coefficients: their squares add up, on average, to the squares of the rms that the sky asks for."""
     rms = np.array([sky.psf_width_rms, sky.psf_ellipticity_rms, sky.psf_ellipticity_rms])
     return rng.normal(size=(count, 3, TERMS)) * rms[:, None] / math.sqrt(TERMS)
+
+
+def _draw_dust(sky: Sky, rng: np.random.Generator) -> np.ndarray:
+    """(rows, columns) log-normal field of mean 1 and rms `sky.ebv_rms`, one cell where that is 0.
+
+    The power spectrum of the logarithm goes as k^-2.7, as that of the cirrus (Miville-Deschenes et al. 2007, A&A 469,
+    595).
+    """
+    if not sky.ebv_rms:
+        return np.ones((1, 1))
+    # Twice the field, so that its periodic repetition does not show.
+    kx, ky = np.meshgrid(np.fft.rfftfreq(2 * DUST_CELLS), np.fft.fftfreq(2 * DUST_CELLS))
+    k = np.hypot(kx, ky)
+    k[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.normal(size=(2 * DUST_CELLS, 2 * DUST_CELLS)))
+    rows, columns = (max(1, math.ceil(DUST_CELLS * side / max(sky.shape) - 1e-9)) for side in sky.shape)
+    field = np.fft.irfft2(noise * k ** (-2.7 / 2), s=noise.shape[:1] * 2)[:rows, :columns]
+    field = np.exp(math.sqrt(math.log1p(sky.ebv_rms**2)) * (field - field.mean()) / max(field.std(), 1e-12))
+    return field / field.mean()
 
 
 def field_center(sky: Sky, pixel_scale_arcsec: float, number: int) -> tuple[float, float]:

@@ -42,7 +42,15 @@ CONDITIONS, OBJECTS, NOISE, LENSING, EFFECTS, EXPOSURES = range(6)
 Random = Callable[..., np.random.Generator]
 
 
-def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int = 0) -> list[Path]:
+def simulate(
+    cfg: Mapping[str, Any] | Sky,
+    output: str | os.PathLike,
+    seed: int = 0,
+    *,
+    report: bool = False,
+    compare: str | os.PathLike | None = None,
+    compare_area_arcmin2: float | None = None,
+) -> list[Path]:
     """Make the fields of a sky config.
 
     Field k depends on the seed and k alone: more fields, other processes or another order change no byte of it. The
@@ -50,12 +58,15 @@ def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int 
     `segmentation.fits`, `truth.parquet` and `outlines.parquet` (whole outlines, also where hidden); with a random
     convergence field `lensing.fits`, with exposures `exposures.parquet` and the folder `exposures`. They lie in
     `output` itself if there is one field, else in `output`/field_000 and so on. `output`/recipe.yaml lists them, with
-    the settings and each field's conditions.
+    the settings and each field's conditions; `output`/report.html shows what was drawn beside what it was drawn from.
 
     Args:
         cfg: a loaded sky config (its key `sky`), or the settings themselves.
         output: folder to write into.
         seed: not negative.
+        report: write report.html and report.json as well.
+        compare: another catalogue for the report, see `report.write_report`.
+        compare_area_arcmin2: its area.
 
     Returns:
         The paths of the fields' mosaic.yaml.
@@ -73,10 +84,19 @@ def simulate(cfg: Mapping[str, Any] | Sky, output: str | os.PathLike, seed: int 
     output = Path(output)
     folders = [output] if sky.fields == 1 else [output / f"field_{number:03d}" for number in range(sky.fields)]
     names = writing.file_names(sky, [band.name for band in instrument.bands])
-    refuse_to_overwrite([output / "recipe.yaml", *(folder / name for folder in folders for name in names)])
+    own = ["recipe.yaml", *(["report.html", "report.json"] if report else [])]
+    refuse_to_overwrite([*(output / name for name in own), *(folder / name for folder in folders for name in names)])
+    if compare is not None and not os.path.isfile(compare):
+        raise InputError(f"no catalogue at {compare} to compare with; check its path")
     with _Bar(sky.fields) as bar:
         described = _make_fields(sky, folders, seed, bar)
     writing.write_recipe(output, sky, instrument, seed, folders, described)
+    if report:
+        from deepdisc.simulate.report import write_report  # here, because it imports matplotlib
+
+        conditions = [field_conditions(sky, number, seed) for number in range(sky.fields)]
+        other = None if compare is None else Path(compare)
+        logger.info("%s", write_report(output, sky, conditions, folders, other, compare_area_arcmin2))
     return [folder / "mosaic.yaml" for folder in folders]
 
 
@@ -161,7 +181,8 @@ def simulate_field(
     """
     random, conditions = _random(sky, number, seed), field_conditions(sky, number, seed)
     bands = [band.name for band in conditions.bands]
-    objects = draw_objects(sky, conditions, Population.load(sky.population_part), random(OBJECTS))
+    population = Population.load(sky.population, sky.population_part, sky.templates)
+    objects = draw_objects(sky, conditions, population, random(OBJECTS))
     if sky.lensing is not None and sky.lensing.ring_pairs:
         objects = turn_for_ring(objects, number)
     objects, convergence = lens_objects(sky.lensing, conditions, objects, random(LENSING))

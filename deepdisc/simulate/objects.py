@@ -1,74 +1,187 @@
-"""Where the objects of a field are, and how much light each has.
+"""The objects of a field: what they are, where, and how much light each part of them has in each band.
 
-Objects are a DataFrame, one row each: the population's columns, and x, y (0-based pixel centres, may lie outside the
-field), angle_rad (position angle of the major axis, from +x to +y), population_row, flux_<band> (nJy, reddened),
-mag_<band>.
+Objects are a DataFrame, one row each:
+
+    class_id (0 galaxy, 1 star), redshift (NaN for stars), population_row
+    x, y (0-based pixel centres, may lie outside the field), angle_rad (of the major axis, from +x to +y)
+    flux_<band> (nJy, total, reddened), mag_<band>, bulge_share_<band> (of the flux), ebv, snr_estimate
+    disk_hlr_arcsec, disk_n, disk_axis_ratio, bulge_... (NaN where the part is absent; circularised half-light radii)
+    knots, knot_share (number of knots, and their share of the disc's light)
+    stamp (row of the catalogue of real galaxies that is drawn in place of disc and bulge, -1 for none)
 """
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
+from scipy.special import gammainc
 
-from deepdisc.photometry import mag_from_njy, njy_from_mag
+from deepdisc.errors import InputError, require_extra
+from deepdisc.photometry import mag_from_njy
 from deepdisc.simulate.conditions import Conditions
-from deepdisc.simulate.population import GALAXY, STAR, Population
+from deepdisc.simulate.population import GALAXY, SHAPE_COLUMNS, STAR, Population
+from deepdisc.simulate.positions import catalogue_window, clustered_positions, move_into_pairs
+from deepdisc.simulate.sersic import sersic_b
 from deepdisc.simulate.settings import Sky
+from deepdisc.simulate.shapes import HALF_SIZES
 
 MARGIN_ARCSEC = 40.0  # objects centred this far outside still shine into the field
+MEAN_KNOTS = 6.0
+SMALLEST_STAMP_ARCSEC = 0.15  # pictures of real galaxies, PSF removed, do not show what is smaller
 
 
 def draw_objects(sky: Sky, conditions: Conditions, population: Population, rng: np.random.Generator) -> pd.DataFrame:
-    """Draw the field's galaxies and stars, with positions, orientations and fluxes; too faint ones are left out."""
+    """Draw the field's galaxies and stars, with positions, orientations and fluxes; too faint ones are left out.
+
+    Raises:
+        InputError: `sky.positions` is "catalogue" and the population cannot serve it.
+    """
     scale = conditions.instrument.pixel_scale_arcsec
     height, width = conditions.grid.shape
-    margin = MARGIN_ARCSEC / scale
+    margin = min(MARGIN_ARCSEC / scale, HALF_SIZES[1])
     area_deg2 = (height + 2 * margin) * (width + 2 * margin) * (scale / 3600) ** 2
-    galaxies = population.draw(GALAXY, area_deg2, conditions.galaxy_density, rng)
-    stars = population.draw(STAR, area_deg2, conditions.star_density, rng)
     low, high = np.array([-margin, -margin]) - 0.5, np.array([width + margin, height + margin]) - 0.5
-    xy = np.concatenate(
-        [clustered_positions(sky, len(galaxies), low, high, scale, rng), rng.uniform(low, high, (len(stars), 2))]
-    )
-    objects = pd.concat([galaxies, stars])
-    objects["population_row"] = objects.index
-    objects = objects.reset_index(drop=True).assign(x=xy[:, 0], y=xy[:, 1])
-    objects["angle_rad"] = rng.uniform(0, np.pi, len(objects))
-    for band in conditions.bands:
-        # Extinction dims: A_b = R_b E(B-V) is added to the magnitude.
-        flux = njy_from_mag(objects[band.filter[-1]].to_numpy(np.float64) + band.reddening * conditions.ebv)
-        objects[f"flux_{band.name}"] = flux
-        objects[f"mag_{band.name}"] = mag_from_njy(flux)
-    objects["snr_estimate"] = estimate_snr(objects, conditions)
+    galaxies, xy = _draw_galaxies(sky, conditions, population, area_deg2, low, high, rng)
+    stars = population.draw(STAR, area_deg2, conditions.star_density, rng)
+    xy = np.concatenate([xy, rng.uniform(low, high, (len(stars), 2))])
+    rows = pd.concat([galaxies, stars]).assign(x=xy[:, 0], y=xy[:, 1])
+    angle = rng.uniform(0, np.pi, len(rows))
+    objects = lit_objects(population, rows, conditions).assign(angle_rad=angle)
+    add_knots(sky, objects, population, rows, rng)
+    add_stamps(sky, objects, rng)
     objects = objects[objects.snr_estimate >= sky.draw_snr].reset_index(drop=True)
     move_into_pairs(sky, objects, conditions, rng)
     return objects
 
 
-def clustered_positions(
-    sky: Sky, number: int, low: np.ndarray, high: np.ndarray, pixel_scale_arcsec: float, rng: np.random.Generator
-) -> np.ndarray:
-    """(number, 2) x, y between the corners `low` and `high`: uniform, but for a share that follows a Thomas process.
+def _draw_galaxies(
+    sky: Sky,
+    conditions: Conditions,
+    population: Population,
+    area_deg2: float,
+    low: np.ndarray,
+    high: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows of galaxies and their (N, 2) x, y between the corners `low` and `high` (pixels)."""
+    galaxies = population.draw(GALAXY, area_deg2, conditions.galaxy_density, rng)
+    xy = clustered_positions(sky, len(galaxies), low, high, conditions.instrument.pixel_scale_arcsec, rng)
+    if sky.positions == "clustered":
+        return galaxies, xy
+    # What has a place of its own is drawn once and there; the others, too faint for the catalogue, anywhere.
+    placed, there = catalogue_window(population, low, high, conditions, rng)
+    copies = int(conditions.galaxy_density) + (rng.uniform(size=len(placed)) < conditions.galaxy_density % 1)
+    first = np.flatnonzero(copies > 0)
+    again = np.repeat(np.arange(len(placed)), np.maximum(copies - 1, 0))
+    faint = ~np.isfinite(galaxies.x_arcsec.to_numpy())
+    rows = pd.concat([placed.iloc[first], placed.iloc[again], galaxies[faint]])
+    return rows, np.concatenate([there[first], rng.uniform(low, high, (len(again), 2)), xy[faint]])
 
-    The centres of a Thomas process are uniform, members Gaussian about them (Thomas 1949, Biometrika 36, 18). Members
-    that leave the rectangle return on the other side, so that the density stays the same everywhere.
+
+def lit_objects(population: Population, rows: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
+    """Rows of a population as objects under a field's conditions.
+
+    Args:
+        population: the rows are of.
+        rows: index = population row; with columns x, y E(B-V) is that of the place, without them the field's mean.
+        conditions: of the field.
+
+    Returns:
+        The columns named above, but for angle_rad, knots and stamps; x, y if the rows have them. No row is left out.
     """
-    xy = rng.uniform(low, high, (number, 2))
-    gathered = np.flatnonzero(rng.uniform(size=number) < sky.clustered_fraction)
-    centers = rng.uniform(low, high, (max(1, round(len(gathered) / sky.cluster_members)), 2))
-    sigma = sky.cluster_radius_arcsec / pixel_scale_arcsec
-    offset = rng.normal(scale=sigma, size=(len(gathered), 2))
-    members = centers[rng.integers(len(centers), size=len(gathered))] + offset
-    xy[gathered] = low + (members - low) % (high - low)
-    return xy
+    total, share = population.light(rows, [band.filter for band in conditions.bands])
+    here = {name: rows[name].to_numpy() for name in ("x", "y") if name in rows}
+    ebv = conditions.ebv_at(**here) if here else np.full(len(rows), conditions.ebv)
+    columns = {
+        "class_id": rows.class_id.to_numpy(),
+        "redshift": rows.redshift.to_numpy(),
+        "population_row": rows.index.to_numpy(),
+        **here,
+        **{name: rows[name].to_numpy(np.float64) for name in SHAPE_COLUMNS},
+        "ebv": ebv,
+    }
+    for number, band in enumerate(conditions.bands):
+        # Extinction dims: A_b = R_b E(B-V) is added to the magnitude.
+        flux = total[:, number] * 10 ** (-0.4 * band.reddening * ebv)
+        columns |= {f"flux_{band.name}": flux, f"mag_{band.name}": mag_from_njy(flux)}
+    columns |= {f"bulge_share_{band.name}": share[:, number] for number, band in enumerate(conditions.bands)}
+    objects = pd.DataFrame(columns)
+    objects["snr_estimate"] = estimate_snr(objects, conditions)
+    return objects
+
+
+def add_knots(
+    sky: Sky, objects: pd.DataFrame, population: Population, rows: pd.DataFrame, rng: np.random.Generator
+) -> None:
+    """Add the columns knots and knot_share: more in blue galaxies, whose discs form stars.
+
+    Blueness is the share of the light at 5500 Angstrom (rest) that comes from the bluer half of the atoms.
+    """
+    share = rng.uniform(*sky.knot_fraction, len(objects)) * population.blueness(rows)
+    number = 1 + rng.poisson(MEAN_KNOTS, len(objects))
+    has = (share > 0.01) & np.isfinite(objects.disk_hlr_arcsec)
+    objects["knots"], objects["knot_share"] = np.where(has, number, 0), np.where(has, share, 0.0)
+
+
+def add_stamps(sky: Sky, objects: pd.DataFrame, rng: np.random.Generator) -> None:
+    """Add the column stamp: which picture of a real galaxy, scaled to the object's size, stands for its shape.
+
+    Raises:
+        InputError: `sky.real_galaxies` is no catalogue of real galaxies.
+    """
+    objects["stamp"] = -1
+    if sky.real_galaxies is None:
+        return
+    count = _real_galaxies(sky.real_galaxies)
+    size = effective_hlr_arcsec(objects)
+    chosen = np.flatnonzero((objects.class_id == GALAXY) & (size >= SMALLEST_STAMP_ARCSEC))
+    objects.loc[chosen, "stamp"] = rng.integers(count, size=len(chosen))
+    objects.loc[chosen, "disk_hlr_arcsec"] = size[chosen]
+    objects.loc[chosen, ["disk_axis_ratio", "disk_n"]] = 1.0
+    objects.loc[chosen, [name for name in objects if name.startswith("bulge_share_")]] = 0.0
+    objects.loc[chosen, [name for name in SHAPE_COLUMNS if name.startswith("bulge_")]] = np.nan
+    objects.loc[chosen, ["knots", "knot_share"]] = 0
+
+
+@functools.cache
+def _real_galaxies(path: str) -> int:
+    galsim = require_extra("galsim", "sim")
+    try:
+        return int(galsim.RealGalaxyCatalog(path).nobjects)
+    except (OSError, KeyError, ValueError, galsim.GalSimError) as error:
+        raise InputError(f"sky.real_galaxies is {path}: no RealGalaxyCatalog of GalSim ({error}); check it") from error
 
 
 def effective_hlr_arcsec(objects: pd.DataFrame) -> np.ndarray:
-    """(N,) flux-weighted mean of disc and bulge half-light radius; 0 for stars."""
-    share = objects.bulge_fraction.fillna(0).to_numpy(np.float64)
-    disk = objects.disk_hlr_arcsec.fillna(0).to_numpy(np.float64)
-    bulge = objects.bulge_hlr_arcsec.fillna(0).to_numpy(np.float64)
-    return share * bulge + (1 - share) * disk
+    """(N,) circularised half-light radius of disc and bulge together, by their mean shares over the bands; 0: stars."""
+    share = objects[[name for name in objects if name.startswith("bulge_share_")]].mean(axis=1).to_numpy(np.float64)
+    galaxy = objects.class_id.to_numpy() == GALAXY
+    parts = {name: objects[name].to_numpy(np.float64) for name in SHAPE_COLUMNS}
+    disk = galaxy & np.isfinite(parts["disk_hlr_arcsec"]) & (share < 1)
+    bulge = galaxy & np.isfinite(parts["bulge_hlr_arcsec"]) & (share > 0)
+    radius = np.where(disk, parts["disk_hlr_arcsec"], np.where(bulge, parts["bulge_hlr_arcsec"], 0.0))
+    both = np.flatnonzero(disk & bulge)
+    radius[both] = _half_light_radius(share[both], *(parts[name][both] for name in _SIZES))
+    return radius
+
+
+_SIZES = ("disk_hlr_arcsec", "disk_n", "bulge_hlr_arcsec", "bulge_n")
+
+
+def _half_light_radius(
+    share: np.ndarray, disk: np.ndarray, disk_n: np.ndarray, bulge: np.ndarray, bulge_n: np.ndarray
+) -> np.ndarray:
+    """(N,) radius that holds half of the light of two Sersic profiles, by bisection between their own."""
+    low, high = np.minimum(disk, bulge), np.maximum(disk, bulge)
+    disk_b, bulge_b = sersic_b(disk_n), sersic_b(bulge_n)
+    for _ in range(20):
+        radius = (low + high) / 2
+        within = (1 - share) * gammainc(2 * disk_n, disk_b * (radius / disk) ** (1 / disk_n))
+        within += share * gammainc(2 * bulge_n, bulge_b * (radius / bulge) ** (1 / bulge_n))
+        low, high = np.where(within < 0.5, radius, low), np.where(within < 0.5, high, radius)
+    return (low + high) / 2
 
 
 def estimate_snr(objects: pd.DataFrame, conditions: Conditions) -> np.ndarray:
@@ -77,18 +190,5 @@ def estimate_snr(objects: pd.DataFrame, conditions: Conditions) -> np.ndarray:
     total = np.zeros(len(objects))
     for band, fwhm, noise in zip(conditions.bands, conditions.psf_fwhm_arcsec, conditions.sky_sigma_njy(), strict=True):
         pixels = 4 * np.pi * ((fwhm / 2.3548) ** 2 + galaxy_sigma**2) / conditions.instrument.pixel_scale_arcsec**2
-        total += (objects[f"flux_{band.name}"].to_numpy() / noise) ** 2 / pixels
+        total += (objects[f"flux_{band.name}"].to_numpy() / noise) ** 2 / np.maximum(pixels, 1)
     return np.sqrt(total)
-
-
-def move_into_pairs(sky: Sky, objects: pd.DataFrame, conditions: Conditions, rng: np.random.Generator) -> None:
-    """Move detectable galaxies, in place, to a few PSF widths from another detectable galaxy."""
-    bright = np.flatnonzero((objects.class_id == GALAXY) & (objects.snr_estimate >= sky.label_snr))
-    number = round(sky.pair_fraction * len(bright) / 2)
-    order = rng.permutation(bright)
-    stay, move = order[:number], order[number : 2 * number]
-    fwhm_pix = conditions.psf_fwhm_arcsec.mean() / conditions.instrument.pixel_scale_arcsec
-    distance = rng.uniform(*sky.pair_separation_fwhm, number) * fwhm_pix
-    direction = rng.uniform(0, 2 * np.pi, number)
-    objects.loc[move, "x"] = objects.loc[stay, "x"].to_numpy() + distance * np.cos(direction)
-    objects.loc[move, "y"] = objects.loc[stay, "y"].to_numpy() + distance * np.sin(direction)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepdisc.errors import InputError
-from deepdisc.simulate.checks import Range, check_kind, check_numbers, check_ranges, pair
+from deepdisc.simulate.checks import Range, check_choice, check_kind, check_numbers, check_ranges, pair
 from deepdisc.simulate.effects import Effects
 from deepdisc.simulate.exposures import Exposures
 from deepdisc.simulate.lensing import Lensing
@@ -23,6 +23,9 @@ class Sky:
         fields: number of fields.
         shape: (height, width) of a field, pixels.
         center: ICRS (RA, Dec) of the first field's centre, degrees; the others lie beside it without overlap.
+        population: what galaxies and stars there are: "wide" (bright, z < 2.3), "deep" (to F160W = 32, z < 12), or
+            the path of a Parquet file that tools/make_population.py made.
+        templates: folder of the spectral templates of a population that was made with others than the package's.
         population_part: "train", "test" (galaxies that "train" never holds) or "all".
         depth_offset: range, mag, added to the instrument's 5-sigma depths, the same in all bands.
         depth_jitter: each band adds another uniform offset within +- this, mag.
@@ -34,14 +37,20 @@ class Sky:
         psf_ellipticity_rms: the same for its ellipticity: rms of each component of the shear that makes it.
         psf_cells: cells across a field's longer side in which the PSF is taken to be constant.
         ebv: range of the Milky Way reddening E(B-V) of a field, mag.
+        ebv_rms: its relative variation within a field; 0: the same everywhere.
         galaxy_density: range, multiplies the population's number of galaxies per area.
         star_density: the same for stars.
+        positions: "clustered" (see below), or "catalogue": a window of the real sky that the population was measured
+            on, turned and mirrored; galaxies fainter than that catalogue are placed as for "clustered".
         clustered_fraction: share of the galaxies that gather around common centres (Thomas process), the others are
             placed uniformly.
         cluster_members: mean number of galaxies around one such centre.
         cluster_radius_arcsec: standard deviation, per axis, of their distances from it.
         pair_fraction: share of the detectable galaxies that form close pairs; one of each two is moved to the other.
         pair_separation_fwhm: range of the distance in such a pair, in units of the mean PSF width.
+        knot_fraction: range, share of a disc's light in star-forming knots; scaled by how blue the galaxy is.
+        real_galaxies: catalogue file of a `galsim.RealGalaxyCatalog`, whose pictures, scaled in size and flux, stand
+            for the galaxies that are large enough; None: discs and bulges.
         background_only_variance: share of the fields whose VARIANCE plane leaves out the objects' photon noise, as the
             weight maps of many surveys do.
         label_snr: fainter objects (total signal-to-noise) are drawn but flagged FAINT and not in the segmentation.
@@ -59,6 +68,8 @@ class Sky:
     fields: int = 1
     shape: tuple[int, int] = (1024, 1024)
     center: tuple[float, float] = (150.0, 2.0)
+    population: str = "wide"
+    templates: str | None = None
     population_part: str = "all"
     depth_offset: Range = (0.0, 0.0)
     depth_jitter: float = 0.0
@@ -69,13 +80,17 @@ class Sky:
     psf_ellipticity_rms: float = 0.0
     psf_cells: int = 8
     ebv: Range = (0.0, 0.0)
+    ebv_rms: float = 0.0
     galaxy_density: Range = (1.0, 1.0)
     star_density: Range = (1.0, 1.0)
+    positions: str = "clustered"
     clustered_fraction: float = 0.0
     cluster_members: float = 8.0
     cluster_radius_arcsec: float = 15.0
     pair_fraction: float = 0.0
     pair_separation_fwhm: Range = (0.5, 3.0)
+    knot_fraction: Range = (0.0, 0.0)
+    real_galaxies: str | None = None
     background_only_variance: float = 0.0
     label_snr: float = 6.0
     draw_snr: float = 0.5
@@ -89,6 +104,7 @@ class Sky:
     def __post_init__(self):
         check_ranges(self, "sky", _RANGES)
         check_numbers(self, "sky", _NUMBERS)
+        check_choice(self, "sky", "positions", ("clustered", "catalogue"))
         for name, kind in (("lensing", Lensing), ("effects", Effects), ("exposures", Exposures)):
             check_kind(self, "sky", name, kind)
         shape = tuple(int(side) for side in pair("sky", "shape", self.shape))
@@ -107,6 +123,7 @@ _RANGES = {
     "seeing_factor": (0.1, 10),
     "moffat_beta": (1.5, 20),
     "ebv": (0, 5),
+    "knot_fraction": (0, 0.9),
     "galaxy_density": (0, 100),
     "star_density": (0, 100),
     "pair_separation_fwhm": (0, 100),
@@ -127,5 +144,6 @@ _NUMBERS = {
     "psf_width_rms": (0, 0.2),
     "psf_ellipticity_rms": (0, 0.2),
     "psf_cells": (1, 256),
+    "ebv_rms": (0, 1),
     "workers": (1, 1024),
 }

@@ -26,7 +26,7 @@ def deep_field(tmp_path_factory) -> Path:
         label_snr=100.0,
         draw_snr=100.0,
     )
-    simulate(sky, folder, seed=12)
+    simulate(sky, folder, seed=3)
     return folder
 
 

@@ -10,6 +10,7 @@ from astropy.wcs import WCS
 from deepdisc.simulate import Sky, simulate
 from deepdisc.simulate.noise import add_noise
 from deepdisc.simulate.painter import Painter
+from deepdisc.simulate.population import Population
 from deepdisc.simulate.scene import build_scene
 from deepdisc.simulate.shapes import Shapes
 
@@ -97,12 +98,13 @@ def apertures(folder, band, rows, radius):
 
 
 @pytest.mark.parametrize("class_id", [0, 1], ids=["galaxies", "stars"])
-def test_flux_in_an_aperture_is_the_reddened_catalogue_magnitude(deep_field, repository, class_id):
+def test_flux_in_an_aperture_is_the_reddened_flux_of_the_population(deep_field, class_id):
     rows = isolated(deep_field, class_id)
-    population = pd.read_parquet(repository / "deepdisc/simulate/data/population.parquet")
+    population = Population.load("wide")
     for band, coefficient in (("g", 3.303), ("r", 2.285)):
-        magnitude = population[band].to_numpy(float)[rows.population_row] + coefficient * 0.1
-        expected = 10 ** (0.4 * (31.4 - magnitude))
+        total, _ = population.light(population.rows.loc[rows.population_row], [f"sdss_{band}"])
+        expected = total[:, 0] * 10 ** (-0.4 * coefficient * 0.1)
+        magnitude = 31.4 - 2.5 * np.log10(expected)
         measured, _, _ = apertures(deep_field, band, rows, 28)
         np.testing.assert_allclose(measured, expected, rtol=0.02)
         np.testing.assert_allclose(rows[f"flux_{band}"], expected, rtol=1e-5)

@@ -12,10 +12,6 @@ from astropy.io import fits
 from deepdisc.config import instantiate, load
 from deepdisc.errors import InputError
 from deepdisc.simulate import Sky, simulate
-from deepdisc.simulate.conditions import draw_conditions
-from deepdisc.simulate.instruments import Instrument
-from deepdisc.simulate.objects import draw_objects
-from deepdisc.simulate.population import GALAXY, STAR, Population
 
 SMALL = {"shape": (64, 80), "bands": ("g", "r"), "depth_offset": (0.0, 1.0), "ebv": (0.0, 0.2)}
 
@@ -81,72 +77,6 @@ def test_an_empty_sky_has_an_empty_truth(tmp_path):
     simulate(Sky(galaxy_density=(0, 0), star_density=(0, 0), **SMALL), tmp_path, seed=1)
     truth = pd.read_parquet(tmp_path / "truth.parquet")
     assert len(truth) == 0 and "redshift" in truth.columns and not fits.getdata(tmp_path / "segmentation.fits").any()
-
-
-def drawn(seed=0, **settings):
-    """Objects of a large field, not drawn, and the area (deg2) of the field with its margin."""
-    sky = Sky(**{"shape": (3000, 3000), "bands": ("r",), "depth_offset": (3.0, 3.0), "draw_snr": 0.0, **settings})
-    rng = np.random.default_rng(seed)
-    conditions = draw_conditions(sky, Instrument.load(sky.instrument, sky.bands), 0, rng)
-    objects = draw_objects(sky, conditions, Population.load(sky.population_part), rng)
-    return objects, ((sky.shape[0] + 2 * 40 / 0.396) * 0.396 / 3600) ** 2
-
-
-@pytest.mark.parametrize("factor", [1.0, 2.5])
-def test_counts_follow_the_stated_density(factor):
-    objects, area = drawn(galaxy_density=(factor, factor), star_density=(factor, factor))
-    # Per square degree, counted in the source tables: deepdisc/simulate/data/README.md.
-    for kind, faintest, density in ((GALAXY, 22.0, 15_960), (GALAXY, 24.0, 79_400), (STAR, 21.0, 4_080)):
-        expected = density * factor * area
-        number = ((objects.class_id == kind) & (objects.r < faintest)).sum()
-        assert abs(number - expected) < 4 * np.sqrt(expected) + 0.02 * expected
-
-
-def test_positions_are_uniform_over_field_and_margin_unless_clustered():
-    uniform, _ = drawn(star_density=(0, 0))
-    clustered, _ = drawn(star_density=(0, 0), clustered_fraction=1.0)
-    cells = [np.histogram2d(one.y, one.x, bins=100)[0] for one in (uniform, clustered)]
-    dispersion = [counts.var() / counts.mean() for counts in cells]
-    assert dispersion[0] == pytest.approx(1, abs=0.06) and dispersion[1] > 1.3
-    assert uniform.x.min() < -100 and uniform.x.max() > 3099 and uniform.y.min() < -100
-    assert clustered.x.mean() == pytest.approx(1499.5, abs=30)
-
-
-def test_pairs_are_a_few_psf_widths_apart():
-    settings = {"star_density": (0, 0), "galaxy_density": (0.05, 0.05), "depth_offset": (0, 0), "label_snr": 10.0}
-
-    def close(objects):
-        bright = objects[objects.snr_estimate > 10.0]
-        distance = np.hypot(*(bright[[axis]].to_numpy() - bright[axis].to_numpy() for axis in "xy"))
-        np.fill_diagonal(distance, np.inf)
-        nearest = distance.min(axis=1) * 0.396 / 1.32
-        return nearest < 3.01, nearest
-
-    alone, _ = close(drawn(**settings)[0])
-    paired, nearest = close(drawn(pair_fraction=0.8, pair_separation_fwhm=(0.5, 3.0), **settings)[0])
-    assert alone.mean() < 0.05 and paired.mean() == pytest.approx(0.8, abs=0.05)
-    assert np.sort(nearest)[: int(0.7 * len(nearest))].min() == pytest.approx(0.5, abs=0.3)
-
-
-def test_reddening_dims_and_reddens():
-    clear, _ = drawn(bands=("u", "z"), ebv=(0.0, 0.0))
-    dusty, _ = drawn(bands=("u", "z"), ebv=(0.3, 0.3))
-    np.testing.assert_array_equal(clear.population_row, dusty.population_row)
-    # Schlafly & Finkbeiner 2011, table 6, R_V = 3.1: 4.239 in u and 1.263 in z.
-    np.testing.assert_allclose(dusty.mag_u - clear.mag_u, 0.3 * 4.239, atol=1e-6)
-    np.testing.assert_allclose(clear.flux_z / dusty.flux_z, 10 ** (0.4 * 0.3 * 1.263), rtol=1e-6)
-
-
-def test_the_held_out_part_holds_no_row_of_the_training_part():
-    train, test, every = (Population.load(part).rows for part in ("train", "test", "all"))
-    assert set(train.index).isdisjoint(test.index) and len(train) + len(test) == len(every)
-    assert 0.18 < len(test) / len(every) < 0.22
-    colours = ["u", "g", "r", "i", "z", "y"]
-    assert not every.duplicated(colours).any()
-    objects, _ = drawn(population_part="test")
-    assert set(objects.population_row) <= set(test.index)
-    # Each part stands for the whole: as many objects per area.
-    assert Population.load("test").density_per_deg2 == Population.load("all").density_per_deg2
 
 
 @pytest.mark.parametrize(("name", "part"), [("ugriz_ground", "train"), ("ugriz_ground_test", "test"), ("demo", "test")])
