@@ -207,17 +207,17 @@ def test_predict_sets_the_score_threshold_of_the_model(predict_with_stubs, optio
 def test_simulate_passes_config_output_and_seed(monkeypatch, tmp_path, capsys):
     calls = []
     fake = types.ModuleType("deepdisc.simulate")
-    fake.simulate = lambda cfg, output, seed: calls.append((cfg, output, seed)) or [output / "mosaic.yaml"]
+    fake.simulate = lambda cfg, output, **options: calls.append((cfg, output, options)) or [output / "mosaic.yaml"]
     monkeypatch.setitem(sys.modules, "deepdisc.simulate", fake)
     config = tmp_path / "sky.py"
     config.write_text("sky = dict(fields=1)\n")
-    assert (
-        cli.main(["simulate", "--config-file", str(config), "--output", str(tmp_path), "--seed", "3", "sky.fields=2"])
-        == 0
-    )
-    ((cfg, output, seed),) = calls
-    assert (cfg.sky.fields, output, seed) == (2, tmp_path, 3)
-    assert capsys.readouterr().out == f"{tmp_path / 'mosaic.yaml'}\n"
+    arguments = ["simulate", "--config-file", str(config), "--output", str(tmp_path), "--seed", "3", "sky.fields=2"]
+    assert cli.main(arguments) == 0 == cli.main([*arguments, "--no-report"])
+    (cfg, output, options), (_, _, others) = calls
+    assert (cfg.sky.fields, output, options["seed"]) == (2, tmp_path, 3)
+    assert options["report"] and not others["report"]
+    assert capsys.readouterr().out == f"{tmp_path / 'mosaic.yaml'}\n" * 2
+    assert cli.main([*arguments, "--no-report", "--compare", "other.parquet"]) == 2
 
 
 def test_train_takes_a_model_by_name(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deepdisc.arguments import natural, positive
+from deepdisc.arguments import natural, positive, positive_float
 from deepdisc.commands.command import DONE, add_overrides, command, print_yaml
 from deepdisc.errors import InputError
 
@@ -18,11 +18,15 @@ def add_simulate(commands) -> None:
         run_simulate,
         "draw synthetic mosaics with their truth (extra: sim)",
         "deepdisc simulate --config-file configs/sky/demo.py --output sky --seed 7 sky.shape=[256,256]",
-        "Each field: mosaic.yaml, one FITS file per band, segmentation.fits, truth.parquet; and one recipe.yaml.",
+        "Each field: mosaic.yaml, one FITS file per band, segmentation.fits, truth.parquet, outlines.parquet; and one\n"
+        "recipe.yaml and report.html.",
     )
     parser.add_argument("--config-file", "--config", required=True, metavar="FILE", help="e.g. configs/sky/demo.py")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no report.html")
+    parser.add_argument("--compare", type=Path, metavar="CATALOGUE", help="draw its objects in the report as well")
+    parser.add_argument("--compare-area", type=positive_float, metavar="ARCMIN2", help="the area of that catalogue")
     add_overrides(parser)
 
 
@@ -31,8 +35,12 @@ def run_simulate(args: argparse.Namespace) -> int:
     from deepdisc.config import load
     from deepdisc.simulate import simulate
 
-    for folder in simulate(load(args.config_file, args.overrides), args.output, seed=args.seed):
-        print(folder)
+    if args.no_report and args.compare:
+        raise InputError("--compare is for the report, which --no-report leaves out; give one of them")
+    cfg = load(args.config_file, args.overrides)
+    options = {"compare": args.compare, "compare_area_arcmin2": args.compare_area}
+    for path in simulate(cfg, args.output, seed=args.seed, report=not args.no_report, **options):
+        print(path)
     return DONE
 
 

@@ -30,7 +30,7 @@ from deepdisc.simulate.settings import Sky
 from deepdisc.sky import PixelGrid
 
 RECIPE_FILES = {"mosaic": "mosaic.yaml", "segmentation": "segmentation.fits", "truth": "truth.parquet"}
-LENSING_STEP_PIX = 16  # the maps of shear have one pixel for so many of the field along each axis
+LENSING_STEP_PIX = 8  # the maps of shear have one pixel for so many of the field along each axis
 
 
 def file_names(sky: Sky, bands: Sequence[str]) -> list[str]:

@@ -1,11 +1,20 @@
 """Shear, convergence and magnification, against closed forms and against ellipses measured on noiseless pictures."""
 
+import dataclasses
+
+import galsim
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.cosmology import Planck18
+from astropy.io import fits
+from astropy.wcs import WCS
+from scipy.ndimage import map_coordinates
 
 from deepdisc.errors import InputError
-from deepdisc.simulate import Lensing
+from deepdisc.simulate import Lensing, Sky, simulate
+from deepdisc.simulate.conditions import draw_conditions
+from deepdisc.simulate.instruments import Instrument
 from deepdisc.simulate.lensing import (
     draw_convergence,
     lens_objects,
@@ -15,6 +24,8 @@ from deepdisc.simulate.lensing import (
     shear_of,
     turn_for_ring,
 )
+from deepdisc.simulate.scene import build_scene
+from deepdisc.sky import PixelGrid
 
 
 def rng(seed=0):
@@ -168,8 +179,6 @@ def test_a_wrong_setting_is_named(settings, message):
 def test_a_smoothing_too_fine_for_the_field_is_named(conditions):
     with pytest.raises(InputError, match="smoothing_arcsec is 0.1; for fields of this size give at least"):
         lensing = Lensing(kappa_rms=0.02, smoothing_arcsec=0.1)
-        from deepdisc.sky import PixelGrid
-
         draw_convergence(lensing, PixelGrid((4096, 4096), 0.2, conditions.grid.wcs), rng())
 
 
@@ -177,3 +186,92 @@ def test_a_ring_turns_every_second_field(make_objects):
     objects = make_objects({"x": 0.0, "y": 0.0, "angle_rad": 0.4})
     assert turn_for_ring(objects, 6).angle_rad[0] == 0.4
     assert turn_for_ring(objects, 7).angle_rad[0] == pytest.approx(0.4 + np.pi / 2)
+
+
+# pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharp():
+    """One band of SDSS, 260 x 260 pixels, in half its seeing."""
+    sky = Sky(shape=(260, 260), bands=("r",), seeing_factor=(0.5, 0.5))
+    return draw_conditions(sky, Instrument.load("sdss", ("r",)), 0, rng())
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), [(0.0, False), (50.0, True)])
+def test_a_ring_of_drawn_galaxies_gives_back_the_shear(sharp, make_objects, rotation, mirrored):
+    """Mean of adaptive-moment ellipticities of noiseless pictures, in sky orientation.
+
+    Over a ring, epsilon = (e + g) / (1 + g* e) averages to g exactly (Seitz & Schneider 1997, A&A 318, 687). Galaxies
+    are Gaussians (Sersic index 0.5), so that the PSF takes no more than the 2 per cent by which it widens them.
+    """
+    wcs = sharp.grid.wcs.deepcopy()
+    angle = np.radians(rotation)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    wcs.wcs.pc = turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    grid = PixelGrid((260, 260), 0.396, wcs)
+    sharp = dataclasses.replace(sharp, grid=grid)
+    places = [(65.0, 65.0), (195.0, 65.0), (65.0, 195.0), (195.0, 195.0)]
+    wide = {"disk_hlr_arcsec": 3.5, "disk_n": 0.5, "flux_r": 1e7, "snr_estimate": 1000.0}
+    rows = [{"x": x, "y": y, "angle_rad": np.pi / 8 * k, **wide} for k, (x, y) in enumerate(places)]
+    found = []
+    for number in (0, 1):
+        turned = turn_for_ring(make_objects(*rows), number)
+        objects, _ = lens_objects(Lensing(g1=(0.06, 0.06), g2=(-0.04, -0.04), kappa=(0.1, 0.1)), sharp, turned, rng())
+        scene = build_scene(Sky(shape=(260, 260)), sharp, objects)
+        for x, y in places:
+            cut = scene.light[0, int(y) - 64 : int(y) + 65, int(x) - 64 : int(x) + 65]
+            shape = galsim.hsm.FindAdaptiveMom(galsim.Image(np.ascontiguousarray(cut), scale=1.0)).observed_shape
+            found.append(np.ravel(grid.shear_to_sky(x, y, shape.g1, shape.g2)))
+    assert np.std(found, axis=0).min() > 0.1, "the galaxies themselves are far from round"
+    assert np.mean(found, axis=0) == pytest.approx([0.06, -0.04], rel=0.025)
+
+
+def test_convergence_makes_galaxies_larger_and_keeps_their_surface_brightness(sharp, make_objects):
+    light = []
+    for kappa in (0.0, 0.2):
+        objects = make_objects({"x": 130.0, "y": 130.0, "disk_hlr_arcsec": 3.5, "snr_estimate": 1000.0})
+        lensed, _ = lens_objects(Lensing(kappa=(kappa, kappa)), sharp, objects, rng())
+        light.append(build_scene(Sky(shape=(260, 260)), sharp, lensed).light[0])
+    assert light[1].sum() / light[0].sum() == pytest.approx(1 / 0.8**2, rel=0.02)
+    assert light[1][130, 130 + 25] == pytest.approx(light[0][130, 130 + 20], rel=0.03)
+
+
+def test_a_simulated_ring_pair_holds_the_same_galaxies_turned(tmp_path):
+    lensing = Lensing(g1=(0.05, 0.05), kappa_rms=0.02, smoothing_arcsec=8.0, ring_pairs=True)
+    sky = Sky(shape=(150, 150), bands=("r",), fields=2, lensing=lensing, depth_offset=(1.0, 2.0), draw_snr=10.0)
+    simulate(sky, tmp_path, seed=3)
+    first, second = (pd.read_parquet(tmp_path / f"field_00{k}" / "truth.parquet") for k in (0, 1))
+    both = first.merge(second, on=["x", "y", "population_row"], suffixes=("", "_2"))
+    galaxies = both[both.class_name == "galaxy"]
+    assert len(galaxies) >= 0.8 * (first.class_name == "galaxy").sum() > 5
+    np.testing.assert_allclose(galaxies.flux_r, galaxies.flux_r_2)
+    # The fields lie at other places of the sky, where North is turned by a little.
+    np.testing.assert_allclose(galaxies[["g1", "g2"]], galaxies[["g1_2", "g2_2"]], atol=1e-4)
+    assert galaxies.g1.std() > 1e-3 and abs(galaxies.g1.mean() - 0.05) < 0.05
+    turned = (galaxies.angle_rad_2 - galaxies.angle_rad) % np.pi
+    np.testing.assert_allclose(turned, np.pi / 2, atol=1e-5)
+    images = [fits.getdata(tmp_path / f"field_00{k}" / "r.fits") for k in (0, 1)]
+    assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] < 0.999
+
+
+def test_the_saved_maps_are_what_galaxies_at_their_places_feel(tmp_path):
+    lensing = Lensing(kappa_rms=0.03, smoothing_arcsec=10.0)
+    sky = Sky(shape=(200, 240), bands=("r",), lensing=lensing, depth_offset=(1.0, 1.0))
+    simulate(sky, tmp_path, seed=3)
+    truth = pd.read_parquet(tmp_path / "truth.parquet")
+    galaxies = truth[(truth.class_name == "galaxy") & truth.x.between(16, 220) & truth.y.between(16, 180)]
+    with fits.open(tmp_path / "lensing.fits") as file:
+        assert [hdu.name for hdu in file[1:]] == ["KAPPA", "GAMMA1", "GAMMA2"]
+        column, row = WCS(file["KAPPA"].header).all_world2pix(galaxies.ra, galaxies.dec, 0)
+        kappa, gamma1, gamma2 = (map_coordinates(hdu.data.astype(float), [row, column], order=3) for hdu in file[1:])
+    assert len(galaxies) > 20
+    np.testing.assert_allclose(galaxies.kappa, kappa, atol=1e-3)
+    np.testing.assert_allclose(galaxies.g1, gamma1 / (1 - kappa), atol=1e-3)
+    np.testing.assert_allclose(galaxies.g2, gamma2 / (1 - kappa), atol=1e-3)
+    assert galaxies.kappa.std() > 5e-3
+
+
+def test_an_odd_number_of_fields_makes_no_ring(tmp_path):
+    with pytest.raises(InputError, match="sky.fields is 3; with sky.lensing.ring_pairs it must be even"):
+        simulate(Sky(fields=3, lensing=Lensing(ring_pairs=True)), tmp_path)
