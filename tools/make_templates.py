@@ -25,6 +25,15 @@ BLUEST, REDDEST = 91.0, 60_000.0
 # Beyond 1.65 um the observed templates are not stars any more (they fall to zero at 2.56 um). Their red end is that of
 # old stars: Vega colours H-K = 0.2, K-[3.6] = 0.2, [3.6]-[4.5] = -0.05, as slopes of f_nu between these wavelengths.
 RED_FROM, RED_SLOPES = 16_500.0, ((16_500.0, -0.9), (22_000.0, -1.4), (36_000.0, -2.1))
+# "HII" is the 5 Myr population with the emission lines of an H II galaxy: equivalent width of H beta (Angstrom), then
+# wavelengths, and fluxes in units of H beta. Hydrogen: case B (Osterbrock & Ferland 2006); metals: round numbers that go
+# with a low metallicity. No Lyman alpha.
+HBETA_WIDTH, LINE_SIGMA = 200.0, 3.0
+LINES = {
+    3727.0: 2.0, 3869.0: 0.35, 4101.7: 0.26, 4340.5: 0.47, 4861.3: 1.0, 4958.9: 1.34, 5006.8: 4.0, 5875.6: 0.12,
+    6548.0: 0.07, 6562.8: 2.86, 6583.5: 0.2, 6716.4: 0.15, 6730.8: 0.12, 9068.6: 0.2, 9530.6: 0.5, 10830.0: 0.3,
+    12818.1: 0.16, 18751.0: 0.34,
+}  # fmt: skip
 THINNING = 3e-3  # mag between the points
 
 
@@ -50,6 +59,18 @@ def read_template(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return wavelength, flux / np.interp(5500.0, wavelength, flux)
 
 
+def with_lines(wavelength: np.ndarray, flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add emission lines to f_nu, on a grid that resolves them."""
+    near = np.concatenate([line + LINE_SIGMA * np.linspace(-5, 5, 41) for line in LINES])
+    grid = np.union1d(wavelength, near)
+    per_angstrom = np.interp(grid, wavelength, flux) / grid**2
+    strength = HBETA_WIDTH * np.interp(4861.3, grid, per_angstrom)
+    for line, ratio in LINES.items():
+        shape = np.exp(-0.5 * ((grid - line) / LINE_SIGMA) ** 2) / (LINE_SIGMA * np.sqrt(2 * np.pi))
+        per_angstrom = per_angstrom + strength * ratio * shape
+    return grid, per_angstrom * grid**2
+
+
 def main() -> None:
     """Read the templates, thin them and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,14 +78,15 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="Parquet file to write")
     arguments = parser.parse_args()
     tables = []
-    for name, file in NAMES.items():
-        wavelength, flux = read_template(arguments.inputs / f"{file}.sed")
+    spectra = {name: read_template(arguments.inputs / f"{file}.sed") for name, file in NAMES.items()}
+    spectra["HII"] = with_lines(*spectra["SSP5Myr"])
+    for name, (wavelength, flux) in spectra.items():
         kept = thin(np.log(wavelength), 2.5 * np.log10(flux), THINNING)
         tables.append(pd.DataFrame({"template": name, "wavelength_angstrom": wavelength[kept], "f_nu": flux[kept]}))
     table = pd.concat(tables, ignore_index=True).astype({"wavelength_angstrom": np.float32, "f_nu": np.float32})
     arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata({})
     pq.write_table(arrow, arguments.output, compression="zstd", compression_level=19)
-    print(f"{arguments.output}: {len(NAMES)} templates, {len(table)} points, {arguments.output.stat().st_size} bytes")
+    print(f"{arguments.output}: {len(spectra)} templates, {len(table)} points, {arguments.output.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

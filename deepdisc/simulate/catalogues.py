@@ -21,7 +21,7 @@ from deepdisc.simulate.spectra import Atom, atom_spectra, flux_table
 ATOMS: tuple[Atom, ...] = (
     *(("El", ebv) for ebv in (0.0, 0.2, 0.5)),
     *((name, ebv) for name in ("Sbc", "Scd") for ebv in (0.0, 0.3)),
-    *((name, ebv) for name in ("Im", "SB3", "SB2") for ebv in (0.0, 0.2, 0.4)),
+    *((name, ebv) for name in ("Im", "SB3", "SB2", "HII") for ebv in (0.0, 0.2, 0.4)),
     *((name, ebv) for name in ("SSP25Myr", "SSP5Myr") for ebv in (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)),
 )
 FIT_ERROR = 0.05  # relative error of every band in the fits

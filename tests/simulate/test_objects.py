@@ -123,7 +123,7 @@ def test_colours_against_redshift_are_those_of_the_catalogue(nircam_objects, goo
         theirs = np.percentile(colour[source.redshift.between(low, high)], [25, 50, 75])
         ours = galaxies[galaxies.redshift.between(low, high)]
         ours = np.percentile(ours[f"mag_{blue}"] - ours[f"mag_{red}"], [25, 50, 75])
-        assert ours == pytest.approx(theirs, abs=0.12)
+        assert ours == pytest.approx(theirs, abs=0.15)
 
 
 def test_redshifts_and_sizes_are_those_of_the_catalogue(nircam_objects, goods_south):
