@@ -168,10 +168,16 @@ def _is_number(text: str) -> bool:
 
 
 def _from_astropy(table) -> tuple[pd.DataFrame, Units]:
-    """An astropy table as native arrays; vector columns become lists of arrays, one per row."""
+    """An astropy table as native arrays; vector columns become lists of arrays, positions name.ra and name.dec (ICRS)."""
+    from astropy.coordinates import SkyCoord
+
     data, units = {}, {}
     for name in table.colnames:
         column = table[name]
+        if isinstance(column, SkyCoord):
+            data |= {f"{name}.ra": column.icrs.ra.deg, f"{name}.dec": column.icrs.dec.deg}
+            units |= {f"{name}.ra": "deg", f"{name}.dec": "deg"}
+            continue
         if column.unit is not None and str(column.unit):
             units[name] = str(column.unit)
         mask = np.asarray(column.mask) if getattr(column, "mask", None) is not None else np.zeros(0, bool)
