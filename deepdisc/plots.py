@@ -299,7 +299,9 @@ def panels(items: Sequence[Panel], columns: int = 3) -> Figure:
         for is_log, axis, name in ((item.log_x, axes.xaxis, "x"), (item.log_y, axes.yaxis, "y")):
             if is_log:
                 axes.set(**{f"{name}scale": "log"})
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+                low, high = axis.get_data_interval()
+                subs = (1, 2, 5) if 0 < low and high < 50 * low else (1, 3) if 0 < low and high < 1000 * low else (1,)
+                axis.set_major_locator(LogLocator(subs=subs, numticks=8))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter(NullFormatter())
         if item.level is not None:

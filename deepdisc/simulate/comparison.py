@@ -20,6 +20,7 @@ from deepdisc.simulate.population import GALAXY, STAR
 REDSHIFT_EDGES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15)
 FEWEST = 10  # objects in a bin whose median is compared
 MAG_STEP = 0.5
+FAINTEST = 36.0  # what the intergalactic medium leaves of a band beyond the Lyman break is no light
 SIZE_STEP = 0.1  # in log10 of arcsec
 Rows = list[dict[str, float]]
 
@@ -94,8 +95,9 @@ def _number(drawn: pd.DataFrame, expected: pd.DataFrame) -> dict[str, float]:
 
 
 def number_counts(drawn: pd.DataFrame, expected: pd.DataFrame, column: str, area_deg2: float) -> dict[str, Any]:
-    """Rows by magnitude, and chi2; see `compare`."""
+    """Rows by magnitude down to `FAINTEST`, and chi2; see `compare`."""
     mags, means, weights = _values(drawn, column), *_weighted(expected, column)
+    mags, means, weights = mags[mags < FAINTEST], means[means < FAINTEST], weights[means < FAINTEST]
     edges = _edges(np.concatenate((mags, means)), MAG_STEP)
     if edges is None:
         return {"rows": [], "chi2": 0.0, "bins": 0}

@@ -20,8 +20,8 @@ def measure_depth(
 ) -> dict[str, float]:
     """5-sigma depth for a point source, as the band defines it: in its aperture, or with the PSF as weight.
 
-    Fluxes are measured in places that do not overlap and hold no object. Their scatter is the distance from the median
-    to the 16 % quantile, because faint sources lift the upper half; a smooth background is taken out.
+    Fluxes are measured in places that do not overlap and hold no object. Their scatter is that of the lower half,
+    because faint sources lift the upper one; a smooth background is taken out.
 
     Args:
         image: (H, W), nJy.
@@ -109,5 +109,6 @@ def _without_trend(values: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _lower_sigma(values: np.ndarray) -> float:
-    low, middle = np.percentile(values, (15.8655, 50))
-    return float(middle - low)
+    """Root mean square distance from the median of the values below it."""
+    distance = np.median(values) - values
+    return float(np.sqrt((distance[distance >= 0] ** 2).mean()))

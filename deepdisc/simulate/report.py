@@ -105,15 +105,15 @@ def _area_deg2(conditions: Conditions) -> float:
 def _summary(numbers: Mapping[str, Any], conditions: Conditions, against: Mapping[str, Any]) -> str:
     amounts = " and ".join(
         f"{row['n']:,} {name.replace('galaxy', 'galaxies').replace('star', 'stars')} where the population lets expect "
-        f"{row['expected']:,.0f} (ratio {row['ratio']:.3f} ± {row['ratio_err']:.3f})"
+        f"{row['expected']:,.4g} ± {np.sqrt(row['expected']):,.2g}"
         for name, row in against["numbers"].items()
     )
     deviating = [
-        f"{band} {row['difference']:+.2f} mag"
+        f"{band} ({row['difference']:+.2f} ± {row['depth_err']:.2f})"
         for band, row in numbers["depth"].items()
         if abs(row["difference"]) > DEPTH_TOLERANCE
     ]
-    depth = f"off by more than {DEPTH_TOLERANCE} mag in " + ", ".join(deviating) if deviating else "as stated"
+    depth = f"off by more than {DEPTH_TOLERANCE} mag in {', '.join(deviating)}" if deviating else "as stated"
     return (
         f"{numbers['fields']} field{'s' if numbers['fields'] > 1 else ''} of {conditions.instrument.name}, "
         f"{numbers['area_arcmin2']:.4g} square arcminutes, {len(numbers['bands'])} bands. Drawn were {amounts}; "
