@@ -75,6 +75,11 @@ def resampling_weights(n: int, replicates: int, seed: int = 0, blocks: np.ndarra
     return np.array(weights, np.float32).reshape(replicates, n)
 
 
+def of_rows(options: dict, rows: np.ndarray) -> dict:
+    """The keywords `replicates`, `seed`, `blocks` for some of the rows (numbers or bool)."""
+    return options if options["blocks"] is None else {**options, "blocks": np.asarray(options["blocks"])[rows]}
+
+
 def summarize(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
     """`x`, `x_err` (standard deviation of the samples), `x_low`, `x_high` (their central 68 %) for each named value."""
     result = {}

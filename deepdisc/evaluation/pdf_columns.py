@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,19 +53,28 @@ def read_pdfs(catalog: pd.DataFrame) -> CatalogPDFs:
     Raises:
         InputError: rows with different bounds, or different grids.
     """
-    for names, reader in ((MIXTURE_COLUMNS, _mixtures), (GRID_COLUMNS, _gridded)):
-        if set(names) <= set(catalog.columns):
-            pdfs, verdict = reader(catalog)
-            counts = {reason: int((verdict == reason).sum()) for reason in (ABSENT, UNNORMALISED, IMPOSSIBLE)}
-            usable = verdict == ""
-            reason = None if usable.any() else "no row has a usable PDF"
-            return CatalogPDFs(pdfs, usable, {key: n for key, n in counts.items() if n}, reason)
+    if set(MIXTURE_COLUMNS) <= set(catalog.columns):
+        return read_mixtures(catalog, MIXTURE_COLUMNS, "z_lower")
+    if set(GRID_COLUMNS) <= set(catalog.columns):
+        return _found(*_gridded(catalog))
     reason = f"no PDF columns ({', '.join(MIXTURE_COLUMNS)}, or {', '.join(GRID_COLUMNS)})"
     return CatalogPDFs(None, np.zeros(len(catalog), bool), {}, reason)
 
 
-def _mixtures(catalog: pd.DataFrame) -> tuple[PDFs | None, np.ndarray]:
-    rows = [[_row(item) for item in catalog[name]] for name in MIXTURE_COLUMNS]
+def read_mixtures(catalog: pd.DataFrame, names: Sequence[str], bound: str) -> CatalogPDFs:
+    """Mixtures of any quantity from the columns of weights, means and sigmas, and of the bound; see `read_pdfs`."""
+    return _found(*_mixtures(catalog, names, bound))
+
+
+def _found(pdfs: PDFs | None, verdict: np.ndarray) -> CatalogPDFs:
+    counts = {reason: int((verdict == reason).sum()) for reason in (ABSENT, UNNORMALISED, IMPOSSIBLE)}
+    usable = verdict == ""
+    reason = None if usable.any() else "no row has a usable PDF"
+    return CatalogPDFs(pdfs, usable, {key: n for key, n in counts.items() if n}, reason)
+
+
+def _mixtures(catalog: pd.DataFrame, names: Sequence[str], bound: str) -> tuple[PDFs | None, np.ndarray]:
+    rows = [[_row(item) for item in catalog[name]] for name in names]
     size = np.array([[len(item) for item in column] for column in rows]).reshape(3, len(catalog))
     # Rows may have fewer components than others: padded with components of no weight.
     k = max(int(size.max(initial=1)), 1)
@@ -78,7 +88,7 @@ def _mixtures(catalog: pd.DataFrame) -> tuple[PDFs | None, np.ndarray]:
     usable = verdict == ""
     if not usable.any():
         return None, verdict
-    mixture = Mixture.from_columns(weights[usable], means[usable], sigmas[usable], _bound(catalog[usable]))
+    mixture = Mixture.from_columns(weights[usable], means[usable], sigmas[usable], _bound(catalog[usable], bound))
     return MixturePDFs(mixture), verdict
 
 
@@ -93,13 +103,13 @@ def _padded(rows: list[np.ndarray], k: int, fill: float) -> np.ndarray:
     return result
 
 
-def _bound(catalog: pd.DataFrame) -> float | None:
-    """The one bound of all rows; None where `z_lower` is NaN or no column."""
-    lower = catalog["z_lower"].to_numpy(float) if "z_lower" in catalog.columns else np.full(len(catalog), np.nan)
+def _bound(catalog: pd.DataFrame, name: str) -> float | None:
+    """The one bound of all rows; None where it is NaN or no column."""
+    lower = catalog[name].to_numpy(float) if name in catalog.columns else np.full(len(catalog), np.nan)
     bounds = np.unique(lower[np.isfinite(lower)])
     if len(bounds) > 1 or (len(bounds) == 1 and np.isnan(lower).any()):
         raise InputError(
-            f"z_lower is not the same in all rows ({bounds[0]:g} and {bounds[1] if len(bounds) > 1 else 'NaN'}); all "
+            f"{name} is not the same in all rows ({bounds[0]:g} and {bounds[1] if len(bounds) > 1 else 'NaN'}); all "
             "PDFs of a catalogue must have the same bound"
         )
     return float(bounds[0]) if len(bounds) else None

@@ -11,7 +11,7 @@ import pandas as pd
 from deepdisc.catalog import FLAGS
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
-from deepdisc.evaluation.bootstrap import with_errors
+from deepdisc.evaluation.bootstrap import of_rows, with_errors
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdf_scores import score_pdfs
 from deepdisc.evaluation.redshift_distribution import redshift_distribution
@@ -143,13 +143,8 @@ def _usable(pred: pd.DataFrame, truth: pd.DataFrame, estimate: str) -> tuple[np.
 def _score_estimate(z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, float]:
     """The other estimates may lack objects that the first has: each has its own `n`."""
     given = np.isfinite(z_phot) & (z_phot > LEAST_PREDICTED)
-    figures = with_errors(point_metrics, z_phot[given], z_true[given], **_of_rows(options, given))
+    figures = with_errors(point_metrics, z_phot[given], z_true[given], **of_rows(options, given))
     return {"n": int(given.sum()), **figures}
-
-
-def _of_rows(options: dict, rows: np.ndarray) -> dict:
-    """The bootstrap's options for some of the rows."""
-    return options if options["blocks"] is None else {**options, "blocks": options["blocks"][rows]}
 
 
 def _binnings(
@@ -186,7 +181,7 @@ def _odds_cut(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, option
         if n and n not in counts:  # small samples do not have all shares
             counts.append(n)
             chosen = order[:n]
-            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **_of_rows(options, chosen))
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **of_rows(options, chosen))
             rows.append({"kept": n / len(order), "threshold": float(odds[chosen[-1]]), "n": n, **figures})
     return {"available": True, "n": len(order), "rows": rows}
 
@@ -197,7 +192,7 @@ def _distribution(
     """n(z) of the objects with a PDF, or of all where there is none."""
     found = read_pdfs(pred)
     chosen = found.usable if found.pdfs is not None else np.ones(len(pred), bool)
-    return redshift_distribution(z_phot[chosen], z_true[chosen], found.pdfs, edges=edges, **_of_rows(options, chosen))
+    return redshift_distribution(z_phot[chosen], z_true[chosen], found.pdfs, edges=edges, **of_rows(options, chosen))
 
 
 def _by_flag(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, dict[str, float]]:
@@ -209,6 +204,6 @@ def _by_flag(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options
     result = {}
     for name, chosen in rows.items():
         if chosen.any():
-            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **_of_rows(options, chosen))
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **of_rows(options, chosen))
             result[name] = {"n": int(chosen.sum()), **figures}
     return result

@@ -1,0 +1,148 @@
+"""How good colours are: against true colours, by the width of their histograms, by the width of the stellar locus.
+
+A colour a - b is a difference of AB magnitudes, for fluxes above 0 in both bands. Legend: N objects.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from deepdisc.evaluation.bins import binned_statistic, even_edges
+from deepdisc.evaluation.bootstrap import of_rows, with_errors
+from deepdisc.evaluation.classes import class_names
+from deepdisc.evaluation.flux import bands_of, flux_of, sigma_68
+from deepdisc.photometry import mag_from_njy
+
+NAN = float("nan")
+LEAST_STARS = 30  # a locus of fewer has no width
+_DEGREE, _ROUNDS, _CLIP = 3, 3, 3.0
+
+
+def colour_metrics(colour: np.ndarray, true_colour: np.ndarray) -> dict[str, float]:
+    """`bias` and `scatter` (median and sigma_68 of predicted - true colour), magnitudes; and the histograms' widths.
+
+    `width` and `width_truth` are sigma_68 of the colours themselves: noise widens a histogram, so that of two
+    catalogues of the same objects the narrower is the better one, down to the truth's.
+    """
+    difference = colour - true_colour
+    return {
+        "bias": float(np.median(difference)) if len(difference) else NAN,
+        "scatter": sigma_68(difference),
+        "width": sigma_68(colour),
+        "width_truth": sigma_68(true_colour),
+    }
+
+
+def score_colours(
+    pred: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    bands: list[str] | None = None,
+    replicates: int = 200,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
+) -> dict:
+    """Colours of neighbouring bands of matched objects, and the stellar locus.
+
+    Args:
+        pred: predicted catalogue with fluxes or magnitudes; row i is matched to ...
+        truth: ... row i of the truth; its classes tell stars from galaxies.
+        bands: default all that both have, from blue to red.
+        replicates: bootstrap resamplings.
+        seed: of the resampling.
+        blocks: (N,) labels of fields or areas that are resampled as a whole; default objects.
+
+    Returns:
+        The `colour` part of metrics.json: `by_colour` {"g-r": {...}}, each with the figures of `colour_metrics`, `n`,
+        `excluded`, `by_class` and `by_magnitude` (true, of the redder band); `stellar_locus` {"g-r, r-i": {...}}, see
+        `_score_locus`.
+    """
+    bands = bands_of(pred, truth) if bands is None else bands
+    if len(bands) < 2:
+        return {"available": False, "reason": "the catalogues have fewer than two bands in common"}
+    options = {"replicates": replicates, "seed": seed, "blocks": None if blocks is None else np.asarray(blocks)}
+    sides = [{band: mag_from_njy(flux_of(side, band)) for band in bands} for side in (pred, truth)]
+    names = class_names(truth)
+    loci = {}
+    for a, b, c in zip(bands, bands[1:], bands[2:], strict=False):
+        loci[f"{a}-{b}, {b}-{c}"] = _score_locus(*([m[a] - m[b], m[b] - m[c]] for m in sides), names, options)
+    return {
+        "available": True,
+        "by_colour": {f"{a}-{b}": _score_colour(*sides, a, b, names, options) for a, b in pairwise(bands)},
+        "stellar_locus": loci,
+    }
+
+
+def _score_colour(
+    measured: dict[str, np.ndarray],
+    true: dict[str, np.ndarray],
+    a: str,
+    b: str,
+    names: np.ndarray | None,
+    options: dict,
+) -> dict:
+    colour, true_colour = measured[a] - measured[b], true[a] - true[b]
+    known = np.isfinite(true_colour)
+    used = known & np.isfinite(colour)
+
+    def figures(rows: np.ndarray) -> dict:
+        values = with_errors(colour_metrics, colour[rows], true_colour[rows], **of_rows(options, rows))
+        return {"n": int(rows.sum()), **values}
+
+    classes = np.unique(names[used]) if names is not None else []
+    magnitude = true[b][used]
+    return {
+        **figures(used),
+        "excluded": {
+            "without a true colour": int((~known).sum()),
+            "without a measured colour (a flux not above 0)": int((known & ~used).sum()),
+        },
+        "by_class": {str(name): figures(used & (names == name)) for name in classes},
+        "by_magnitude": binned_statistic(
+            magnitude, even_edges(magnitude), colour_metrics, colour[used], true_colour[used], **of_rows(options, used)
+        ),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- stars
+def locus_width(x: np.ndarray, y: np.ndarray) -> float:
+    """Width of the stellar locus in a colour-colour diagram: sigma_68 of the distance from a curve through it.
+
+    Stars lie on a curve far thinner than photometric errors (the principal colours of Ivezic et al. 2004,
+    arXiv:astro-ph/0410195, are straight pieces of it), so that its width is that of the errors. Here: a cubic y(x),
+    fitted with three rounds of clipping at 3 sigma; distances are perpendicular to it.
+
+    Args:
+        x: (N,) bluer colour of stars.
+        y: (N,) redder colour.
+    """
+    if len(x) < LEAST_STARS:
+        return NAN
+    good = np.ones(len(x), bool)
+    for _ in range(_ROUNDS):
+        if good.sum() < LEAST_STARS / 2 or np.ptp(x[good]) == 0:
+            return NAN
+        curve = np.polynomial.Polynomial.fit(x[good], y[good], _DEGREE)
+        distance = (y - curve(x)) / np.sqrt(1 + curve.deriv()(x) ** 2)
+        width = sigma_68(distance[good])
+        good = np.abs(distance - np.median(distance[good])) <= _CLIP * max(width, 1e-12)
+    return sigma_68(distance)
+
+
+def _score_locus(measured: list[np.ndarray], true: list[np.ndarray], names: np.ndarray | None, options: dict) -> dict:
+    """The widths of the locus of the same true stars, measured and true, `n` stars."""
+    if names is None:
+        return {"available": False, "reason": "the truth has no classes"}
+    stars = np.isin(names, ("star", "1")) & np.isfinite(measured + true).all(0)
+    n = int(stars.sum())
+    if n < LEAST_STARS:
+        return {"available": False, "reason": f"{n} stars have these colours, fewer than {LEAST_STARS}", "n": n}
+
+    def widths(x: np.ndarray, y: np.ndarray, true_x: np.ndarray, true_y: np.ndarray) -> dict[str, float]:
+        return {"width": locus_width(x, y), "width_truth": locus_width(true_x, true_y)}
+
+    columns = [part[stars] for part in (*measured, *true)]
+    return {"available": True, "n": n, **with_errors(widths, *columns, **of_rows(options, stars))}
