@@ -168,7 +168,7 @@ def _is_number(text: str) -> bool:
 
 
 def _from_astropy(table) -> tuple[pd.DataFrame, Units]:
-    """An astropy table as native arrays; vector columns become lists of arrays, positions name.ra and name.dec (ICRS)."""
+    """An astropy table as native arrays; vectors become lists of arrays, positions name.ra and name.dec (ICRS)."""
     from astropy.coordinates import SkyCoord
 
     data, units = {}, {}
