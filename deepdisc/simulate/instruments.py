@@ -1,5 +1,7 @@
 """Instruments as data: pixel scale and, per band, filter, PSF, exposure, noise and depth (data/instruments/*.yaml).
 
+Keys that all bands share may stand in `every_band`.
+
 The noise of the sky follows from photon statistics and not from the depth; the published depth is what the tests
 compare it with. Electrons per detector pixel over all exposures have the variance
 
@@ -101,16 +103,23 @@ class Instrument:
         """
         path = _path_of(source)
         description = read_yaml(path, "instrument")
-        if not isinstance(description, Mapping) or not isinstance(description.get("bands"), Mapping):
-            raise InputError(f"{path}: not an instrument; it needs pixel_scale_arcsec and bands (name: keys)")
+        if not isinstance(description, Mapping) or not _maps(description.get("bands")):
+            raise InputError(
+                f"{path}: not an instrument; it needs pixel_scale_arcsec and bands, a mapping of keys for each"
+            )
         scale = _number(description.get("pixel_scale_arcsec"), f"{path}: pixel_scale_arcsec", positive=True)
-        every = description["bands"]
+        shared = description.get("every_band") or {}
+        every = {name: {**shared, **values} for name, values in description["bands"].items()}
         chosen = list(every) if bands is None else list(bands)
         for name in chosen:
             if name not in every:
                 raise InputError(f"instrument {source!r} has no band {name!r}; it has {', '.join(every)}")
         made = tuple(_band(str(name), every[name], scale, path) for name in chosen)
         return cls(str(description.get("name", path.stem)), scale, made)
+
+
+def _maps(bands: Any) -> bool:
+    return isinstance(bands, Mapping) and all(isinstance(values, Mapping) for values in bands.values())
 
 
 def shipped_instruments() -> tuple[str, ...]:
@@ -135,24 +144,23 @@ _POSITIVE = ("exposure_s", "exposures", "saturation_e", "depth_aperture_arcsec",
 _NOT_NEGATIVE = ("read_noise_e", "dark_e_s", "reddening")
 
 
-def _band(name: str, values: Any, scale: float, path: Path) -> Band:
+def _band(name: str, values: Mapping[str, Any], scale: float, path: Path) -> Band:
     where = f"{path}: band {name}"
-    given = values if isinstance(values, Mapping) else {}
-    missing, unknown = [key for key in _NEEDED if key not in given], [key for key in given if key not in _KEYS]
+    missing, unknown = [key for key in _NEEDED if key not in values], [key for key in values if key not in _KEYS]
     if missing or unknown:
         problem = f"{missing[0]!r} is missing" if missing else f"unknown key {unknown[0]!r}"
         raise InputError(f"{where}: not an instrument: {problem}; a band has {', '.join(_KEYS)}")
     numbers = {
         key: _number(value, f"{where}: {key}", positive=key in _POSITIVE, negative=key not in _NOT_NEGATIVE)
-        for key, value in given.items()
+        for key, value in values.items()
         if key not in _TEXTS
     }
     numbers.setdefault("detector_pixel_arcsec", scale)
-    source = str(given["filter"])
+    source = str(values["filter"])
     source = source if source in shipped_filters() else str(path.parent / source)
     try:
         load_filter(source)
-        psf = parse_psf(given["psf"], path.parent)
+        psf = parse_psf(values["psf"], path.parent)
         if "reddening" not in numbers:
             numbers["reddening"] = extinction_coefficient(source)
     except InputError as error:
