@@ -16,11 +16,13 @@ def add_prepare(commands) -> None:
         commands,
         "prepare",
         run_prepare,
-        "make a data set for training from mosaics with truth, or from annotated images",
+        "make a data set for training from mosaics with truth or catalogues, or from annotated images",
         "deepdisc prepare sky/recipe.yaml --output sky_dataset\n"
+        "  deepdisc prepare datasets/sdss_run94.yaml data=sdss_frames --output sdss\n"
         "  deepdisc prepare train.json --images tiles --bands g,r,i --pixel-scale 0.2 --zero-point 27 --output mine",
         "Fields whose recipe gives no splits are divided by area of the sky: no object, and no neighbour of it, is in\n"
-        "two splits. Annotated images are divided image by image; where several show the same sky, give a folder.\n"
+        "two splits. key=value changes the recipe: data=DIR says where its files are, splits.block_pix=400 cuts.\n"
+        " Annotated images are divided image by image; where several show the same sky, give a folder.\n"
         "Annotations are COCO JSON or a list of detectron2's dataset dicts; or a folder with train.json, val.json and\n"
         "test.json, which are then the splits (`deepdisc export --to coco` writes one). Crowds are left out; where\n"
         "outlines overlap, a pixel goes to the smallest object.",
@@ -36,7 +38,9 @@ def add_prepare(commands) -> None:
     parser.add_argument(
         "--split", type=shares, metavar="train=F,val=F,test=F", help="shares of the sky; default: 0.8, 0.1, 0.1"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="which fields go where; default: 0")
+    parser.add_argument("--seed", type=natural, help="which fields go where; default: that of the recipe, else 0")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe to change")
+    parser.set_defaults(many="overrides")
     group = parser.add_argument_group("what annotations and their images may not say")
     group.add_argument("--images", type=Path, metavar="DIR", help="folder of the FITS or .npy files; default: theirs")
     group.add_argument("--bands", type=names, metavar="g,r,i", help="bands of the images' planes, in their order")
@@ -53,6 +57,8 @@ def run_prepare(args: argparse.Namespace) -> int:
         from deepdisc.data.coco import prepare_annotations
 
         options = {keyword: getattr(args, name) for name, keyword in _ANNOTATED.items()}
+        if args.overrides:
+            raise InputError(f"{args.overrides[0]}: key=value changes a recipe, but {args.recipe} are annotations")
         cut = {"tile_size": args.tile_size, "fractions": args.split, "seed": args.seed}
         print(prepare_annotations(args.recipe, args.output, **options, **cut))
         return DONE
@@ -62,7 +68,8 @@ def run_prepare(args: argparse.Namespace) -> int:
             raise InputError(f"{option}: the recipe says this; it is for annotations (.json or a folder): leave it out")
     from deepdisc.data.prepare import prepare
 
-    print(prepare(args.recipe, args.output, tile_size=args.tile_size, fractions=args.split, seed=args.seed))
+    cut = {"tile_size": args.tile_size, "fractions": args.split, "seed": args.seed}
+    print(prepare(args.recipe, args.output, **cut, overrides=args.overrides))
     return DONE
 
 

@@ -169,7 +169,7 @@ def prepare_annotations(
     class_names: Sequence[str] | None = None,
     tile_size: int = 512,
     fractions: Mapping[str, float] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Path:
     """Make a data set from annotated images.
 

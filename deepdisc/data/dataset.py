@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepdisc import catalog
-from deepdisc.data.prepare import SCHEMA_VERSION
 from deepdisc.data.splits import tile_edges
+from deepdisc.data.tile_writer import SCHEMA_VERSION
 from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_turns
 from deepdisc.data.truth import to_instances
 from deepdisc.errors import InputError, first_line, nearest

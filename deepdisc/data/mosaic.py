@@ -78,7 +78,7 @@ class Mosaic:
         mask: Mapping[str, str] | Iterable[str] | None = None,
         weight_scale: float | str | None = None,
         background: str | None = None,
-        ebv: float | str | None = None,
+        ebv: float | str | Mapping[str, Any] | None = None,
     ) -> Mosaic:
         """Open a mosaic without reading its pixels.
 
@@ -98,7 +98,7 @@ class Mosaic:
             weight_scale: factor on the inverse variance of the noise maps, or "auto": the factor that makes the
                 scatter of the sky what the maps say. Default: the maps are taken as they are.
             background: "subtract" subtracts the measured sky level; default "none".
-            ebv: Milky Way E(B-V), a number or a FITS map.
+            ebv: Milky Way E(B-V), a number, a FITS map, or a map of the whole sky as in mosaic.yaml.
 
         Raises:
             InputError: the files cannot make one mosaic; the message says which and what to do.
@@ -162,6 +162,11 @@ class Mosaic:
         if self._reddening is None:
             return None
         return "map" if self._reddening.value is None else self._reddening.value
+
+    @property
+    def ebv_source(self) -> str:
+        """Where E(B-V) comes from, in words."""
+        return "not given, taken as 0" if self._reddening is None else self._reddening.origin
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def describe_source(
     mask: Any = None,
     weight_scale: Any = None,
     background: str | None = None,
-    ebv: float | str | None = None,
+    ebv: float | str | Mapping[str, Any] | None = None,
     **maps: Any,
 ) -> MosaicSource:
     """Read the source and put what the caller says in place of what it says; arguments as for `Mosaic.open`."""
@@ -308,7 +313,9 @@ def _zero_point_change(value: float | str) -> dict[str, Any]:
         return {"zero_point": None, "unit": str(value)}
 
 
-def _map_value(value: Any) -> float | str:
+def _map_value(value: Any) -> float | str | Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
     return float(value) if isinstance(value, int | float) else os.fspath(value)
 
 

@@ -1,25 +1,11 @@
-"""Fields with truth -> an on-disk data set of tiles, split by sky area.
+"""Fields with truth, or with catalogues to make it from -> an on-disk data set of tiles, split by sky area.
 
-A recipe is a YAML file; paths in it are relative to it::
-
-    name: coadds                     # of the data set
-    survey: SDSS                     # optional, free text
-    class_names: [galaxy, star]      # class_id is the index
-    bands: [g, r, i]                 # optional; default those of the first field
-    fields:
-      - name: field_000
-        mosaic: field_000/mosaic.yaml
-        truth: field_000/truth.parquet
-        segmentation: field_000/segmentation.fits
-        split: train                 # optional; for all fields or for none
-        conditions: {...}            # optional; kept as provenance, as is a top-level `provenance`
-
-Legend: *field* = one mosaic; *area* = a rectangle of a field that belongs to one split; *tile* = a piece of an area,
-one file of the data set. Object positions in the data set's truth are in the pixels of their tile.
+What a recipe says is read by `deepdisc.data.recipe` and described in datasets/README.md.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,36 +14,52 @@ from typing import Any
 import fitsio
 import numpy as np
 import pandas as pd
-import yaml
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
-from deepdisc import catalog
 from deepdisc.data.mosaic import Mosaic
-from deepdisc.data.splits import SPLITS, Area, plan_areas, tile_edges
-from deepdisc.data.truth import EDGE, read_segmentation, read_truth
-from deepdisc.errors import InputError, nearest
-from deepdisc.files import atomic_folder, read_yaml, refuse_to_overwrite, sha256, write_text
+from deepdisc.data.recipe import Entry, Recipe, read_recipe
+from deepdisc.data.regrid import regrid
+from deepdisc.data.splits import plan_areas
+from deepdisc.data.survey import make_truth
+from deepdisc.data.tile_writer import TileWriter
+from deepdisc.data.truth import check_truth, read_segmentation, read_truth
+from deepdisc.errors import InputError, first_line
+from deepdisc.files import atomic_folder, refuse_to_overwrite, sha256
 
-SCHEMA_VERSION = 1
-DEFAULT_CLASSES = ("galaxy", "star")
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+_OUTLINE_COLUMNS = ["id", "y0", "x0", "height", "width", "rle"]
 
 
 @dataclass
 class Field:
-    """One entry of a recipe, its truth read and checked. Paths are absolute."""
+    """One entry of a recipe, its truth read or made, and checked.
+
+    Attributes:
+        name: of the field.
+        mosaic: what `Mosaic.open` takes.
+        segmentation_path: FITS map of the truth's ids; negative where light is to be masked.
+        split: given by the recipe, or None.
+        ebv: in place of what the mosaic says; "column" for the objects' own.
+        shape: (height, width) in pixels.
+        bands: names.
+        pixel_scale_arcsec: side of a pixel.
+        truth: one row per object, in the pixels of the field.
+        outlines: whole outlines by id, or None.
+        provenance: what dataset.yaml says of the field.
+    """
 
     name: str
-    mosaic: Path
-    truth_path: Path
+    mosaic: Any
     segmentation_path: Path
     split: str | None
-    conditions: Any
+    ebv: Any = None
     shape: tuple[int, int] = (0, 0)
     bands: tuple[str, ...] = ()
     pixel_scale_arcsec: float = float("nan")
     truth: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outlines: pd.DataFrame | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def segmentation(self) -> np.ndarray:
         """Read the segmentation map anew: keeping those of all fields would need their total size in memory."""
@@ -71,112 +73,133 @@ def prepare(
     tile_size: int = 512,
     fractions: Mapping[str, float] | None = None,
     bands: Sequence[str] | None = None,
-    guard_pix: int = 32,
-    seed: int = 0,
+    guard_pix: int | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Write the data set that `deepdisc.data.dataset.TileDataset` reads.
 
-    Whole fields go to one split; fields that show the same sky stay together. With too few fields each is cut into
-    one area per split along its longer side, with a gap between them; an object that still reaches across a gap keeps
-    its pixels only in the area that has most of them and is masked in the other.
+    Whole fields go to one split; fields that show the same sky stay together. With too few fields, or where the recipe
+    asks for it, they are cut into blocks that are dealt out like a chequerboard, with a gap between blocks of different
+    splits; an object that still reaches across a gap keeps its pixels only in the split that has most of them and is
+    masked in the other.
 
     Args:
-        recipe: YAML file, see the top of this module.
+        recipe: YAML file; see `deepdisc.data.recipe`.
         output: folder to create; must not exist.
         tile_size: largest side of a tile in pixels; tiles of an area are equal to within a pixel and do not overlap.
-        fractions: share of the sky for each of "train", "val", "test"; default 0.8, 0.1, 0.1.
-        bands: names and order; default those of the first field.
-        guard_pix: width of the gap between areas of different splits in one field.
-        seed: decides which field goes to which split.
+        fractions: share of the sky for each of "train", "val", "test"; default those of the recipe, else 0.8, 0.1, 0.1.
+        bands: names and order; default those of the recipe, else of the first field.
+        guard_pix: width of the gap; default that of the recipe, else 32.
+        seed: decides which field or block goes to which split; default that of the recipe, else 0.
+        overrides: "KEY=VALUE" in place of what the recipe says, such as "data=FOLDER".
 
     Returns:
         `output`.
 
     Raises:
-        InputError: anything wrong in recipe, mosaics or truth; the output exists or cannot be written.
+        InputError: anything wrong in recipe, mosaics, catalogues or truth; the output exists or cannot be written.
     """
     recipe, output = Path(recipe), Path(output)
     refuse_to_overwrite([output])
     if tile_size < 32:
         raise InputError(f"tile_size={tile_size} is too small; use at least 32 pixels")
-    contents = read_recipe(recipe)
-    bands = bands or contents.get("bands")
-    fields = [_open_field(entry, contents["class_names"], bands) for entry in contents["fields"]]
-    for other in fields[1:]:
-        _check_alike(fields[0], other)
-    areas = plan_areas(fields, dict(fractions or DEFAULT_FRACTIONS), guard_pix, seed)
+    contents = read_recipe(recipe, overrides)
+    if fractions and contents.fields[0].split is not None:
+        raise InputError(f"{recipe}: its fields say their splits; leave --split out, or `split` in the recipe")
+    shares = dict(fractions or contents.splits.fractions or DEFAULT_FRACTIONS)
+    seed = contents.splits.seed if seed is None else seed
     with atomic_folder(output) as temporary:
-        (temporary / "tiles").mkdir()
-        writer = _Writer(temporary, fields[0].bands)
-        for area in track(areas, description="tiles", console=Console(stderr=True)):
-            writer.write_area(fields[area.field], area, areas, tile_size)
-        about = {"seed": seed, "tile_size": tile_size}
+        scratch = temporary / "scratch"
+        scratch.mkdir()
+        fields = _open_fields(contents, bands or contents.bands, scratch)
+        block_pix = _block_pix(contents, fields[0].pixel_scale_arcsec)
+        guard_pix = contents.splits.guard_pix if guard_pix is None else guard_pix
+        areas = plan_areas(fields, shares, guard_pix, seed, block_pix, tile_size)
+        writer = TileWriter(temporary, fields[0].bands)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("tiles", total=len(areas))
+            for i, source in enumerate(fields):
+                own = [area for area in areas if area.field == i]
+                writer.write_field(source, own, tile_size, lambda: progress.advance(bar))
+        shutil.rmtree(scratch)
+        about: dict[str, Any] = {"seed": seed, "tile_size": tile_size}
         if fields[0].split is None:
-            about["fractions"] = dict(fractions or DEFAULT_FRACTIONS)
-        writer.finish(contents, fields, about)
+            about |= {"fractions": shares, "guard_pix": guard_pix, "block_pix": block_pix}
+        about["fields"] = [{"name": item.name, **item.provenance} for item in fields]
+        if contents.provenance is not None:
+            about["recipe"] = contents.provenance
+        named = {"name": contents.name, "survey": contents.survey}
+        writer.finish(named, contents.class_names, fields[0].pixel_scale_arcsec, about)
     return output
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Read and check a recipe; the paths of its fields become absolute.
+def _block_pix(contents: Recipe, pixel_scale_arcsec: float) -> int | None:
+    splits = contents.splits
+    if splits.block_arcmin is not None:
+        return max(1, round(splits.block_arcmin * 60 / pixel_scale_arcsec))
+    return splits.block_pix
 
-    Raises:
-        InputError: missing file, not YAML, unknown or missing key, wrong kind of value, no field, a field twice.
+
+def _open_fields(contents: Recipe, bands: Sequence[str] | None, scratch: Path) -> list[Field]:
+    fields: list[Field] = []
+    for entry in contents.fields:
+        found = _open_field(entry, contents.class_names, bands, scratch / f"{len(fields):05d}")
+        if fields:
+            _check_alike(fields[0], found)
+        fields.append(found)
+    return fields
+
+
+def _open_field(entry: Entry, class_names: Sequence[str], bands: Sequence[str] | None, scratch: Path) -> Field:
+    """Open a field, with its bands brought onto one grid and its truth made where the recipe says so.
+
+    What has to be kept on disk until the tiles are written goes to the folder `scratch`.
     """
-    if not path.is_file():
-        raise InputError(f"no recipe at {path}; `deepdisc simulate` writes one, datasets/README.md describes it")
-    contents = read_yaml(path, "recipe")
-    if not isinstance(contents, dict) or not isinstance(contents.get("fields"), list) or not contents["fields"]:
-        raise InputError(f"{path}: a recipe needs a list `fields` of entries with mosaic, truth and segmentation")
-    known = {"name", "survey", "class_names", "bands", "pixel_scale_arcsec", "fields", "provenance"}
-    _check_keys(contents, known, str(path))
-    contents.setdefault("name", path.parent.name)
-    contents.setdefault("class_names", list(DEFAULT_CLASSES))
-    for key in ("class_names", "bands"):
-        names = contents.get(key, ["any"])
-        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise InputError(f"{path}: `{key}` is {names!r}; it is a list of names such as [g, r]")
-    contents["fields"] = [_read_entry(entry, i, path) for i, entry in enumerate(contents["fields"])]
-    names = [entry["name"] for entry in contents["fields"]]
-    if len(set(names)) < len(names):
-        raise InputError(f"{path}: field {max(names, key=names.count)!r} is listed more than once; give unique names")
-    given = [entry["split"] is not None for entry in contents["fields"]]
-    if any(given) and not all(given):
-        raise InputError(f"{path}: field {names[given.index(False)]!r} has no split but others have; give all or none")
-    return contents
-
-
-def _read_entry(entry: Any, index: int, path: Path) -> dict[str, Any]:
-    place = f"{path}: fields[{index}]"
-    if not isinstance(entry, dict):
-        raise InputError(f"{place} is not a mapping of mosaic, truth and segmentation")
-    _check_keys(entry, {"name", "mosaic", "truth", "segmentation", "split", "conditions"}, place)
-    for key in ("mosaic", "truth", "segmentation"):
-        if not isinstance(entry.get(key), str):
-            raise InputError(f"{place}: `{key}` is missing; give a path relative to the recipe")
-        entry[key] = path.parent.resolve() / entry[key]
-    entry["name"] = str(entry.get("name", f"field_{index:03d}"))
-    entry.setdefault("split", None)
-    if entry["split"] is not None and entry["split"] not in SPLITS:
-        raise InputError(f"{place}: split {entry['split']!r} is not one of {', '.join(SPLITS)}")
-    return entry
-
-
-def _check_keys(found: Mapping, known: set[str], place: str) -> None:
-    for key in found:
-        if key not in known:
-            close = nearest(str(key), known)
-            raise InputError(f"{place}: unknown key {key!r}" + (f"; the nearest is {close!r}" if close else ""))
-
-
-def _open_field(entry: Mapping[str, Any], class_names: Sequence[str], bands: Sequence[str] | None) -> Field:
-    found = Field(*(entry.get(key) for key in ("name", "mosaic", "truth", "segmentation", "split", "conditions")))
-    with Mosaic.open(entry["mosaic"]) as mosaic:
-        mosaic = mosaic if bands is None else mosaic.select(list(bands))
-        found.shape, found.bands = tuple(mosaic.shape), tuple(mosaic.bands)
-        found.pixel_scale_arcsec = float(mosaic.pixel_scale_arcsec)
-    found.truth = read_truth(found.truth_path, found.segmentation(), class_names)
+    source = entry.mosaic
+    if entry.regrid is not None:
+        source = str(regrid(source, scratch / "mosaic", entry.regrid, bands=bands).parent)
+    ebv = None if entry.ebv == "column" else entry.ebv
+    with Mosaic.open(source, ebv=ebv) as opened:
+        mosaic = opened if bands is None else opened.select(list(bands))
+        found = Field(
+            name=entry.name,
+            mosaic=source,
+            segmentation_path=entry.segmentation or scratch / "segmentation.fits",
+            split=entry.split,
+            ebv=entry.ebv,
+            shape=tuple(mosaic.shape),
+            bands=tuple(mosaic.bands),
+            pixel_scale_arcsec=float(mosaic.pixel_scale_arcsec),
+            provenance={"conditions": entry.conditions, "ebv": mosaic.ebv_source},
+        )
+        if entry.survey is None:
+            found.truth = read_truth(entry.truth, found.segmentation(), class_names)
+            found.provenance = {"truth_sha256": sha256(entry.truth)} | found.provenance
+            found.outlines = None if entry.outlines is None else _read_outlines(entry.outlines)
+            return found
+        found.truth, segmentation, report = make_truth(entry.survey, mosaic, class_names, entry.name)
+    scratch.mkdir(exist_ok=True)
+    fitsio.write(str(found.segmentation_path), segmentation)
+    found.truth = check_truth(found.truth, np.maximum(segmentation, 0), class_names, f"field {entry.name}")
+    if entry.ebv == "column":
+        if "ebv" not in found.truth or found.truth.ebv.isna().all():
+            raise InputError(f"field {entry.name}: `ebv: column` needs a catalogue whose `columns` say ebv")
+        found.provenance["ebv"] = "column of the catalogue"
+    found.provenance["report"] = report
     return found
+
+
+def _read_outlines(path: Path) -> pd.DataFrame:
+    """Whole outlines: run-length codes (pycocotools' counts) of the rectangle at y0, x0 of each object."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a table of outlines: {first_line(error)}") from error
+    lacking = [name for name in _OUTLINE_COLUMNS if name not in table]
+    if lacking:
+        raise InputError(f"{path}: lacks {', '.join(lacking)}; a table of outlines has {', '.join(_OUTLINE_COLUMNS)}")
+    return table[_OUTLINE_COLUMNS]
 
 
 def _check_alike(first: Field, other: Field) -> None:
@@ -190,160 +213,3 @@ def _check_alike(first: Field, other: Field) -> None:
             f"field {other.name!r} has {other.pixel_scale_arcsec:.4g} arcsec per pixel, {first.name!r} has "
             f"{first.pixel_scale_arcsec:.4g}; make one data set per pixel scale"
         )
-
-
-class _Writer:
-    """Writes tiles one by one and keeps what the tables and statistics need."""
-
-    def __init__(self, folder: Path, bands: Sequence[str]):
-        self.folder = folder
-        self.bands = tuple(bands)
-        self.tiles: list[dict[str, Any]] = []
-        self.truths: list[pd.DataFrame] = []
-        self.statistics: list[dict[str, np.ndarray]] = []
-
-    def write_area(self, source: Field, area: Area, areas: Sequence[Area], tile_size: int) -> None:
-        """Write all tiles of an area."""
-        segmentation = source.segmentation()
-        foreign = _foreign_ids(source, area, areas, segmentation)
-        rows = tile_edges(area.y0, area.y1, tile_size)
-        columns = tile_edges(area.x0, area.x1, tile_size)
-        with Mosaic.open(source.mosaic) as opened:
-            mosaic = opened.select(list(self.bands))
-            for y0, y1 in rows:
-                for x0, x1 in columns:
-                    self._write_tile(mosaic, source, area.split, segmentation[y0:y1, x0:x1], foreign, (y0, x0, y1, x1))
-
-    def _write_tile(self, mosaic, source: Field, split: str, segmentation, foreign, window) -> None:
-        y0, x0, y1, x1 = window
-        cutout = mosaic.read(y0, x0, y1, x1)
-        image, variance, mask = (np.array(part) for part in (cutout.image, cutout.variance, cutout.mask))
-        taken = np.isin(segmentation, foreign)
-        mask[:, taken] = True
-        image[mask] = 0
-        segmentation = np.where(taken, 0, segmentation).astype(np.int32)
-        ebv = np.atleast_2d(np.asarray(mosaic.ebv_at(y0, x0, y1, x1), dtype=np.float32))
-        number = len(self.tiles)
-        name = f"tiles/{number:05d}.fits"
-        header = mosaic.grid.cutout(y0, x0, (y1 - y0, x1 - x0)).header()
-        with fitsio.FITS(str(self.folder / name), "rw") as fits:
-            fits.write(image.astype(np.float32), extname="IMAGE", header={**header, "BUNIT": "nJy"})
-            fits.write(variance.astype(np.float32), extname="VARIANCE", header={"BUNIT": "nJy2"})
-            fits.write(mask.astype(np.uint8), extname="MASK")
-            fits.write(segmentation, extname="SEGMENTATION")
-            fits.write(ebv, extname="EBV", header={"BUNIT": "mag"})
-        self.tiles.append(
-            {"tile": number, "file": name, "field": source.name, "split": split}
-            | {"y0": y0, "x0": x0, "height": y1 - y0, "width": x1 - x0}
-        )
-        self.truths.append(_tile_truth(source, number, segmentation, foreign, window))
-        if split == "train":
-            self.statistics.append(_statistics(image, variance, mask))
-
-    def finish(self, contents: Mapping[str, Any], fields: Sequence[Field], about: Mapping[str, Any]) -> None:
-        """Write the tables and dataset.yaml."""
-        truth = pd.concat(self.truths, ignore_index=True)
-        known = [name for name in truth if catalog.describe(name) is not None and _storable(truth[name])]
-        catalog.write_parquet(truth[known], self.folder / "truth.parquet", {"bands": list(self.bands), "frame": "tile"})
-        tiles = pd.DataFrame(self.tiles)
-        tiles.to_parquet(self.folder / "split.parquet", index=False)
-        scale = fields[0].pixel_scale_arcsec
-        provenance = {
-            "written_by": "deepdisc.data.prepare",
-            **about,
-            "fields": [
-                {"name": item.name, "truth_sha256": sha256(item.truth_path), "conditions": item.conditions}
-                for item in fields
-            ],
-            **({"recipe": contents["provenance"]} if "provenance" in contents else {}),
-        }
-        description = {
-            "schema_version": SCHEMA_VERSION,
-            "name": contents["name"],
-            "survey": contents.get("survey"),
-            "bands": list(self.bands),
-            "unit": "nJy",
-            "pixel_scale_arcsec": scale,
-            "class_names": list(contents["class_names"]),
-            "normalisation": _normalisation(self.bands, self.statistics),
-            "splits": {split: _count(tiles, truth, split, scale) for split in SPLITS if (tiles.split == split).any()},
-            "provenance": provenance,
-        }
-        write_text(self.folder / "dataset.yaml", yaml.safe_dump(description, sort_keys=False))
-
-
-def _storable(values: pd.Series) -> bool:
-    """False for integer columns that only some fields have: integers cannot be missing."""
-    return np.dtype(catalog.describe(values.name).dtype).kind not in "iu" or values.notna().all()
-
-
-def _foreign_ids(source: Field, area: Area, areas: Sequence[Area], segmentation: np.ndarray) -> np.ndarray:
-    """Ids with pixels in this area of which another split's area of the same field holds more."""
-    size = int(source.truth.id.max()) + 1 if len(source.truth) else 1
-
-    def count(part: Area) -> np.ndarray:
-        return np.bincount(segmentation[part.y0 : part.y1, part.x0 : part.x1].ravel(), minlength=size)
-
-    own, foreign = count(area), np.zeros(size, dtype=bool)
-    for index, other in enumerate(areas):
-        if other.field == area.field and other.split != area.split:
-            theirs = count(other)
-            foreign |= (own > 0) & ((theirs > own) | ((theirs == own) & (index < areas.index(area))))
-    foreign[0] = False
-    return np.flatnonzero(foreign)
-
-
-def _tile_truth(source: Field, number: int, segmentation: np.ndarray, foreign: np.ndarray, window) -> pd.DataFrame:
-    """Rows of the objects with pixels in the tile or centred on it, in the tile's pixels; EDGE if it cuts them."""
-    y0, x0, y1, x1 = window
-    truth = source.truth
-    centred = truth.x.between(x0 - 0.5, x1 - 0.5, "left") & truth.y.between(y0 - 0.5, y1 - 0.5, "left")
-    rows = truth[(truth.id.isin(np.unique(segmentation)) | centred) & ~truth.id.isin(foreign)].copy()
-    for name, offset in (("x", x0), ("x_min", x0), ("x_max", x0), ("y", y0), ("y_min", y0), ("y_max", y0)):
-        rows[name] = rows[name] - offset
-    cut = (rows.x_min < 0) | (rows.y_min < 0) | (rows.x_max > x1 - x0) | (rows.y_max > y1 - y0)
-    rows["flags"] = rows["flags"].astype(np.int32) | np.where(cut, EDGE, 0).astype(np.int32)
-    rows.insert(0, "tile", np.int32(number))
-    rows["field"] = source.name
-    return rows
-
-
-def _statistics(image: np.ndarray, variance: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Per band: number of valid pixels, sums of flux and flux^2, median noise."""
-    valid = ~mask
-    flux = image.astype(np.float64)
-    noise = [np.median(np.sqrt(v[m])) if m.any() else np.nan for v, m in zip(variance, valid, strict=True)]
-    axes = (1, 2)
-    return {
-        "pixels": valid.sum(axes),
-        "sum": (flux * valid).sum(axes),
-        "squares": (flux**2 * valid).sum(axes),
-        "noise": np.array(noise),
-    }
-
-
-def _normalisation(bands: Sequence[str], tiles: Sequence[Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
-    """Per band over the training tiles, valid pixels only: mean and standard deviation of the flux, median noise."""
-    result = {}
-    for i, band in enumerate(bands):
-        pixels = sum(int(tile["pixels"][i]) for tile in tiles)
-        if pixels == 0:
-            result[band] = {"mean_njy": None, "std_njy": None, "noise_njy": None}
-            continue
-        mean = sum(float(tile["sum"][i]) for tile in tiles) / pixels
-        square = sum(float(tile["squares"][i]) for tile in tiles) / pixels
-        noise = float(np.nanmedian([tile["noise"][i] for tile in tiles]))
-        result[band] = {"mean_njy": mean, "std_njy": max(square - mean**2, 0.0) ** 0.5, "noise_njy": noise}
-    return result
-
-
-def _count(tiles: pd.DataFrame, truth: pd.DataFrame, split: str, scale_arcsec: float) -> dict[str, Any]:
-    chosen = tiles[tiles.split == split]
-    objects = truth[truth.tile.isin(chosen.tile)]
-    distinct = objects.drop_duplicates(["field", "id"])
-    return {
-        "tiles": len(chosen),
-        "area_arcmin2": float((chosen.height * chosen.width).sum() * (scale_arcsec / 60) ** 2),
-        "objects": len(distinct),
-        "with_redshift": int(distinct.redshift.notna().sum()),
-    }

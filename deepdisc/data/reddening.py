@@ -1,12 +1,15 @@
-"""Milky Way reddening E(B-V) over a mosaic: one number, or a FITS map."""
+"""Milky Way reddening E(B-V) over a mosaic: one number, a FITS map, or a map of the whole sky."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from deepdisc.data.band import FileShelf, celestial_wcs
+from deepdisc.data.dust import open_sky_map
 from deepdisc.data.fits_plane import Plane, split_extension
 from deepdisc.errors import InputError
 from deepdisc.sky import PixelGrid
@@ -18,22 +21,36 @@ class Reddening:
     """E(B-V) in magnitudes at the pixels of a mosaic.
 
     Args:
-        value: one number, or the path of a FITS map (with a WCS; without one it must have the mosaic's pixels).
+        value: one number; the path of a FITS map (with a WCS; without one it must have the mosaic's pixels); or a map
+            of the sky, {sfd: folder} or {healpix: file}, see `deepdisc.data.dust`.
         grid: the mosaic's pixel grid.
         shelf: opens the map.
 
     Raises:
         InputError: a negative number, a map that cannot be placed on the sky or that does not cover the mosaic.
+
+    Attributes:
+        value: the one number, or None.
+        origin: where the values come from, in words.
     """
 
-    def __init__(self, value: float | str, grid: PixelGrid, shelf: FileShelf):
+    def __init__(self, value: float | str | Mapping[str, Any], grid: PixelGrid, shelf: FileShelf):
         self._grid = grid
         self.value: float | None = None
+        self._sky_map = None
+        if isinstance(value, Mapping):
+            if grid.wcs is None:
+                raise InputError("ebv: a map of the sky needs a mosaic with a WCS; give one number")
+            self._sky_map = open_sky_map(value)
+            self.origin = self._sky_map.origin
+            return
         if not isinstance(value, str):
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"ebv is {value!r}; E(B-V) is a number of magnitudes, 0 or more, or a FITS map")
             self.value = float(value)
+            self.origin = f"{value:g}, stated"
             return
+        self.origin = f"map {value}"
         path, extension = split_extension(value)
         self._plane = Plane(shelf.get(path, "E(B-V) map"), extension)
         wcs = celestial_wcs(self._plane.header)
@@ -59,6 +76,9 @@ class Reddening:
         y = np.clip(y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows - 0.5, 0, height - 1)
         x = np.clip(x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns - 0.5, 0, width - 1)
         grid_y, grid_x = (part.ravel() for part in np.meshgrid(y, x, indexing="ij"))
+        if self._sky_map is not None:
+            values = self._sky_map.at(*self._grid.to_sky(grid_x, grid_y))
+            return np.maximum(values, 0).reshape(rows, columns).astype(np.float32)
         if self._map_grid is not None:
             grid_x, grid_y = self._map_grid.to_pixel(*self._grid.to_sky(grid_x, grid_y))
         return self._interpolate(grid_y, grid_x).reshape(rows, columns).astype(np.float32)

@@ -123,10 +123,16 @@ def _yaml_content(source: Any, bands: dict[str, Any], reference: str, grid: Pixe
             entries[name]["psf_fwhm_arcsec"] = band.psf_fwhm_arcsec
     content: dict[str, Any] = {"name": source.name, "pixel_scale_arcsec": grid.pixel_scale_arcsec}
     if source.ebv is not None:
-        is_map = isinstance(source.ebv, str)
-        content["ebv"] = os.path.relpath(source.ebv, output) if is_map else source.ebv
+        content["ebv"] = _relative(source.ebv, output)
     content["metadata"] = {**source.metadata, "regridded_onto": reference}
     return content | {"bands": entries}
+
+
+def _relative(ebv: Any, folder: Path) -> Any:
+    """What states E(B-V), with paths relative to the folder."""
+    if isinstance(ebv, dict):
+        return {key: _relative(value, folder) for key, value in ebv.items()}
+    return os.path.relpath(ebv, folder) if isinstance(ebv, str) else ebv
 
 
 # --------------------------------------------------------------------------------------------------- resampling

@@ -18,6 +18,7 @@ from deepdisc.files import read_yaml
 
 NOISE_KINDS = ("variance", "rms", "weight")
 BACKGROUNDS = ("none", "subtract")
+SKY_MAPS = ("sfd", "healpix")
 _YAML_SUFFIXES = (".yaml", ".yml")
 _FILES_VARIANCE = "VARIANCE"
 
@@ -65,7 +66,7 @@ class MosaicSource:
         name: of the field.
         bands: in the order given.
         pixel_scale_arcsec: stated side of a pixel.
-        ebv: Milky Way reddening E(B-V): one number, or a FITS map.
+        ebv: Milky Way reddening E(B-V): one number, a FITS map, or {sfd: folder} or {healpix: file} with a `scale`.
         background: "none", or "subtract" the measured sky level.
         label: how messages call the source.
         any_case: band names are extension names, whose case FITS writers change: g and G are the same.
@@ -75,7 +76,7 @@ class MosaicSource:
     name: str
     bands: tuple[BandSource, ...]
     pixel_scale_arcsec: float | None = None
-    ebv: float | str | None = None
+    ebv: float | str | dict[str, Any] | None = None
     background: str = "none"
     label: str = "mosaic"
     any_case: bool = False
@@ -93,21 +94,24 @@ def read_source(source: Any, plane_names: list[str] | None = None) -> MosaicSour
     """Understand what the user gave as a mosaic.
 
     Args:
-        source: path of a mosaic.yaml, of a cube or of a multi-extension FITS file; `["g=g.fits", ...]`;
-            `{"g": "g.fits", "r": {"image": ..., "weight": ...}}`; or a mapping with the keys of mosaic.yaml.
+        source: a `MosaicSource`; path of a mosaic.yaml, of a cube or of a multi-extension FITS file;
+            `["g=g.fits", ...]`; `{"g": "g.fits", "r": {"image": ..., "weight": ...}}`; or a mapping with the keys of
+            mosaic.yaml.
         plane_names: names for the planes of a cube whose header gives none, or for a single image.
 
     Raises:
         InputError: a missing file, bad YAML, an unknown key, or planes without names.
     """
+    if isinstance(source, MosaicSource):
+        return source
     if isinstance(source, Mapping):
         if isinstance(source.get("bands"), Mapping):
-            return _from_mapping(source, "", "mosaic")
-        return _from_mapping({"bands": source}, "", "mosaic")
+            return source_from_mapping(source, "", "mosaic")
+        return source_from_mapping({"bands": source}, "", "mosaic")
     if isinstance(source, list | tuple):
         if len(source) == 1 and not _is_pair(source[0]):
             return read_source(source[0], plane_names)
-        return _from_mapping({"bands": pairs(source, "BAND=FILE")}, "", "mosaic")
+        return source_from_mapping({"bands": pairs(source, "BAND=FILE")}, "", "mosaic")
     text = os.fspath(source)
     if _is_pair(text):
         return read_source([text], plane_names)
@@ -147,10 +151,15 @@ def _from_yaml(path: Path) -> MosaicSource:
     content = read_yaml(path, "mosaic")
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a mosaic.yaml holds keys such as `bands:`, not {type(content).__name__}")
-    return _from_mapping(content, os.fspath(path.parent), str(path))
+    return source_from_mapping(content, os.fspath(path.parent), str(path))
 
 
-def _from_mapping(content: Mapping[str, Any], folder: str, label: str) -> MosaicSource:
+def source_from_mapping(content: Mapping[str, Any], folder: str, label: str) -> MosaicSource:
+    """The mosaic that the keys of a mosaic.yaml describe; relative paths start from `folder`.
+
+    Raises:
+        InputError: an unknown key or a wrong value.
+    """
     _check_keys(content, _MOSAIC_KEYS, label)
     bands = content.get("bands")
     if not isinstance(bands, Mapping) or not bands:
@@ -160,7 +169,6 @@ def _from_mapping(content: Mapping[str, Any], folder: str, label: str) -> Mosaic
         raise InputError(f"{label}: background is {background!r}; it is one of {', '.join(BACKGROUNDS)}")
     default_scale = content.get("weight_scale")
     found = [_band(str(name), value, default_scale, folder, f"{label}: band {name}") for name, value in bands.items()]
-    ebv = content.get("ebv")
     metadata = content.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise InputError(f"{label}: metadata is {metadata!r}; it is a mapping of keys to values")
@@ -168,7 +176,7 @@ def _from_mapping(content: Mapping[str, Any], folder: str, label: str) -> Mosaic
         name=str(content.get("name") or (Path(folder).resolve().name if folder else "mosaic")),
         bands=tuple(found),
         pixel_scale_arcsec=_optional_number(content, "pixel_scale_arcsec", label, positive=True),
-        ebv=_located(ebv, folder) if isinstance(ebv, str) else _optional_number(content, "ebv", label),
+        ebv=located_ebv(content.get("ebv"), folder, label),
         background=background,
         label=label,
         metadata=dict(metadata),
@@ -223,6 +231,23 @@ def _located(text: Any, folder: str) -> str:
     if not isinstance(text, str):
         raise InputError(f"{text!r} is not a file name")
     return os.path.join(folder, os.path.expanduser(text))
+
+
+def located_ebv(value: Any, folder: str, label: str) -> float | str | dict[str, Any] | None:
+    """Check what states E(B-V): a number, a FITS map, or a map of the whole sky; paths start from `folder`.
+
+    Raises:
+        InputError: none of these.
+    """
+    if isinstance(value, str):
+        return _located(value, folder)
+    if not isinstance(value, Mapping):
+        return _optional_number({"ebv": value}, "ebv", label)
+    kinds = [kind for kind in SKY_MAPS if isinstance(value.get(kind), str)]
+    if len(kinds) != 1 or set(value) - {kinds[0], "scale"}:
+        raise InputError(f"{label}: ebv is {dict(value)!r}; a map of the sky is {{sfd: FOLDER}} or {{healpix: FILE}}")
+    scale = _optional_number(value, "scale", f"{label}: ebv", positive=True)
+    return {kinds[0]: _located(value[kinds[0]], folder), "scale": 1.0 if scale is None else scale}
 
 
 def _optional_number(content: Mapping[str, Any], key: str, label: str, positive: bool = False) -> float | None:

@@ -55,16 +55,28 @@ def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def read_truth(path: str | Path, segmentation: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """Read a field's truth and check it against its segmentation map.
+    """Read a field's truth and check it against its segmentation map; see `check_truth`.
+
+    Args:
+        path: a catalogue with at least `id` and `class_id` or `class_name`.
+        segmentation: (height, width) int32.
+        class_names: names, `class_id` is the index.
+    """
+    return check_truth(catalog.read(path), segmentation, class_names, str(path))
+
+
+def check_truth(truth: pd.DataFrame, segmentation: np.ndarray, class_names: Sequence[str], label: str) -> pd.DataFrame:
+    """Check a field's truth against its segmentation map, and complete it.
 
     Columns that follow from the map are filled in where the catalogue lacks them: the box, x and y (centre of the box)
     and `area_pix`, which is always counted in the map. The redshift of a star (`class_name` "star") and negative
     redshifts, with which catalogues mark unknown ones, become NaN.
 
     Args:
-        path: a catalogue with at least `id` and `class_id` or `class_name`.
+        truth: with at least `id` and `class_id` or `class_name`.
         segmentation: (height, width) int32.
         class_names: names, `class_id` is the index.
+        label: what the truth comes from, for messages.
 
     Returns:
         One row per object, sorted by id, in the pixels of the field.
@@ -73,23 +85,24 @@ def read_truth(path: str | Path, segmentation: np.ndarray, class_names: Sequence
         InputError: a column is missing, an id occurs twice, a box is inverted or off the image, a class is unknown,
             or the segmentation map holds ids that the catalogue lacks.
     """
-    truth = catalog.read(path)
-    catalog.validate(truth, ["id"], str(path))
+    catalog.validate(truth, ["id"], label)
     truth = truth.sort_values("id", ignore_index=True)
-    truth = _with_classes(truth, class_names, path)
-    truth = _with_geometry(truth, segmentation, path)
-    catalog.validate(truth, ["id", "x", "y", *catalog.BOX_COLUMNS, "class_id"], str(path))
+    truth = _with_classes(truth, class_names, label)
+    truth = _with_geometry(truth, segmentation, label)
+    catalog.validate(truth, ["id", "x", "y", *catalog.BOX_COLUMNS, "class_id"], label)
     height, width = segmentation.shape
     off = (truth.x_max <= 0) | (truth.y_max <= 0) | (truth.x_min >= width) | (truth.y_min >= height)
     if off.any():
         row = truth[off].iloc[0]
-        raise InputError(f"{path}: the box of object {row.id} is outside the {width} x {height} image; remove the row")
+        raise InputError(f"{label}: the box of object {row.id} is outside the {width} x {height} image; remove the row")
     if "redshift" not in truth:
         truth["redshift"] = np.float32("nan")
     negative = truth.redshift < 0
     if negative.any():
-        logger.warning("%s: %d negative redshifts are taken as unknown", path, negative.sum())
+        logger.warning("%s: %d negative redshifts are taken as unknown", label, negative.sum())
     truth["redshift"] = truth.redshift.where(~negative & (truth.class_name != STAR))
+    if "redshift_source" in truth:
+        truth["redshift_source"] = truth.redshift_source.where(truth.redshift.notna(), "")
     if "flags" not in truth:
         truth["flags"] = np.int32(0)
     return truth

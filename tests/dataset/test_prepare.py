@@ -213,8 +213,8 @@ def test_the_recipe_that_the_readme_shows_is_one(repository, tmp_path):
     (block,) = (part.split("```")[0] for part in readme.split("```yaml\n")[1:] if "\nfields:" in part.split("```")[0])
     (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
     recipe = read_recipe(tmp_path / "recipe.yaml")
-    assert [field["split"] for field in recipe["fields"]] == ["train", "val"]
-    assert set(recipe) == {"name", "survey", "class_names", "bands", "pixel_scale_arcsec", "provenance", "fields"}
+    assert [field.split for field in recipe.fields] == ["train", "val"]
+    assert recipe.bands == ("g", "r", "i") and recipe.provenance == {"made_by": "hand"}
 
 
 def test_the_readme_names_what_a_data_set_consists_of(repository, dataset):
