@@ -66,7 +66,7 @@ def write_report(
     drawn = comparison.without_magnification(truth, bands)
     sides = {"population": comparison.compare(drawn, expected_objects(sky, conditions), area, bands)}
     if compare is not None:
-        other = read_catalogue(compare, bands, drawn, area, compare_area_arcmin2)
+        other = weighted(read_catalogue(compare, bands), drawn, area, compare_area_arcmin2)
         sides[compare.stem] = comparison.compare(drawn, other, area, bands)
     depths = measure_depths(conditions[:MEASURED_FIELDS], folders[:MEASURED_FIELDS])
     numbers = {
@@ -144,30 +144,38 @@ def expected_objects(sky: Sky, conditions: Sequence[Conditions], seed: int = 0) 
     return objects.assign(hlr_arcsec=effective_hlr_arcsec(objects))
 
 
-def read_catalogue(
-    path: Path, bands: Sequence[str], drawn: pd.DataFrame, area_deg2: float, area_arcmin2: float | None
-) -> pd.DataFrame:
-    """Another catalogue in the form of `expected_objects`; see `write_report`.
+def read_catalogue(path: Path, bands: Sequence[str]) -> pd.DataFrame:
+    """Another catalogue to compare with: class_id (galaxies where it has none) and mag_<band>; see `write_report`.
 
     Raises:
-        InputError: unreadable, no brightness in any band of the sky, or an area that is none.
+        InputError: it is unreadable, or has no brightness in any band of the sky.
     """
     frame = catalog.read(path)
     for band in bands:
         if f"mag_{band}" not in frame and f"flux_{band}" in frame:
             frame[f"mag_{band}"] = mag_from_njy(frame[f"flux_{band}"])
-    known = [band for band in bands if f"mag_{band}" in frame]
-    if not known:
+    if not any(f"mag_{band}" in frame for band in bands):
         raise InputError(
             f"{path}: it has neither mag_BAND nor flux_BAND for any of {', '.join(bands)}; its columns are "
             f"{', '.join(frame.columns)}; rename them"
         )
-    if area_arcmin2 is not None and not area_arcmin2 > 0:
-        raise InputError(f"area of {path}: {area_arcmin2} square arcminutes; it must be positive")
-    frame["class_id"] = frame.get("class_id", GALAXY)
-    count = (frame.class_id == GALAXY).sum()
-    scaled = (drawn.class_id == GALAXY).sum() / max(count, 1)
-    return frame.assign(weight=scaled if area_arcmin2 is None else area_deg2 * 3600 / area_arcmin2)
+    return frame.assign(class_id=frame.get("class_id", GALAXY))
+
+
+def weighted(
+    catalogue: pd.DataFrame, drawn: pd.DataFrame, area_deg2: float, catalogue_arcmin2: float | None
+) -> pd.DataFrame:
+    """The catalogue with the `weight` that its area gives its rows; without one, it gets as many galaxies as drawn.
+
+    Raises:
+        InputError: the area is not positive.
+    """
+    if catalogue_arcmin2 is None:
+        counts = [(frame.class_id == GALAXY).sum() for frame in (drawn, catalogue)]
+        return catalogue.assign(weight=counts[0] / max(counts[1], 1))
+    if not catalogue_arcmin2 > 0:
+        raise InputError(f"area of the catalogue: {catalogue_arcmin2} square arcminutes; it must be positive")
+    return catalogue.assign(weight=area_deg2 * 3600 / catalogue_arcmin2)
 
 
 # --------------------------------------------------------------------------------------------------------------- depth
