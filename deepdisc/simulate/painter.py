@@ -93,7 +93,6 @@ class Painter:
         self._levels = [
             _Level(snr, self._galsim.GSParams(maximum_fft_size=32_768, **options)) for snr, options in ACCURACY
         ]
-        self._sharpest = int(conditions.psf_fwhm_arcsec.argmin())
         self._optics: OrderedDict[tuple, list[np.ndarray]] = OrderedDict()
         self._optics_bytes = 0
         self._real_path = real_galaxies
@@ -191,9 +190,10 @@ class Painter:
         galsim = self._galsim
         light = np.empty((len(psfs.profiles), 2 * half + 1, 2 * half + 1), dtype=np.float32)
         images = [galsim.ImageF(band, xmin=-half, ymin=-half, scale=1.0) for band in light]
-        extended = [part for _, part in parts if not isinstance(part, Points)]
-        sharpest = psfs.profiles[self._sharpest]
-        seen = galsim.Convolve([galsim.Add(extended), sharpest], gsparams=level.gsparams) if extended else sharpest
+        point = galsim.DeltaFunction(gsparams=level.gsparams)
+        like = [point if isinstance(part, Points) else part for _, part in parts]
+        sharpest = max(psfs.profiles, key=lambda psf: psf.maxk)
+        seen = galsim.Convolve([galsim.Add(like), sharpest], gsparams=level.gsparams)
         transform, size = seen.drawFFT_makeKImage(images[0])
         bare = []
         for _, part in parts:
@@ -221,12 +221,20 @@ class Painter:
         """The bands' transforms of PSF and pixel on the same grid as `like`; those used last are kept."""
         key = (*psfs.key, like.bounds.ymax, like.scale)
         if key not in self._optics:
-            self._optics[key] = [psf.drawKImage(like.copy(), recenter=False).array.copy() for psf in psfs.profiles]
+            self._optics[key] = [_transform_like(psf, like) for psf in psfs.profiles]
             self._optics_bytes += _bytes(self._optics[key])
             while self._optics_bytes > KEPT_BYTES and len(self._optics) > 1:
                 self._optics_bytes -= _bytes(self._optics.popitem(last=False)[1])
         self._optics.move_to_end(key)
         return self._optics[key]
+
+
+def _transform_like(psf: Any, like: Any) -> np.ndarray:
+    """The transform on the grid of a k-image; 0 beyond the PSF's own highest frequency, where GalSim's pictures end."""
+    transform = psf.drawKImage(like.copy(), recenter=False).array
+    bounds = like.bounds
+    kx, ky = (like.scale * np.arange(a, b + 1) for a, b in ((bounds.xmin, bounds.xmax), (bounds.ymin, bounds.ymax)))
+    return transform * ((abs(kx) <= psf.maxk) & (abs(ky) <= psf.maxk)[:, None])
 
 
 class Points:

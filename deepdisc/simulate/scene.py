@@ -122,7 +122,7 @@ class _Brush:
 
     def __init__(self, sky: Sky, conditions: Conditions):
         self._sky, self._shape = sky, conditions.grid.shape
-        self._painter = Painter(conditions, getattr(sky, "real_galaxies", None))
+        self._painter = Painter(conditions, sky.real_galaxies)
         self._sigma = conditions.sky_sigma_njy()
 
     def paint(self, shapes: Shapes, rows: np.ndarray) -> list[_Painted]:
@@ -211,7 +211,6 @@ def truth_table(conditions: Conditions, objects: pd.DataFrame, scene: Scene) -> 
         "blendedness": blending,
         "neighbours": neighbours,
         "neighbour_arcsec": _nearest_arcsec(conditions, chosen, len(labelled)),
-        "ebv": np.full(len(rows), conditions.ebv, dtype=np.float32),
         "flags": flags.astype(np.int32),
     }
     for name in chosen.columns:

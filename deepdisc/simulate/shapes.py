@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
+from deepdisc.simulate import sersic
 from deepdisc.simulate.conditions import Conditions
 from deepdisc.simulate.population import GALAXY
 
@@ -98,12 +98,6 @@ class Shapes:
         x, y = column("x"), column("y")
         is_galaxy, stamp = column("class_id") == GALAXY, column("stamp", np.int64)
         flux = np.stack([column(f"flux_{band.name}") for band in conditions.bands], axis=1)
-        if (
-            f"bulge_share_{conditions.bands[0].name}" not in objects
-        ):  # interim: until draw_objects gives the new columns
-            objects = objects.assign(
-                **{f"bulge_share_{b.name}": objects.bulge_fraction for b in conditions.bands}, disk_n=1.0, bulge_n=4.0
-            )
         share = np.stack([column(f"bulge_share_{band.name}") for band in conditions.bands], axis=1)
         share = _without_negligible(np.where((is_galaxy & (stamp < 0))[:, None], share, 0.0))
         lens = lensing_maps(*conditions.grid.shear_to_pixel(x, y, column("g1"), column("g2")), column("kappa"))
@@ -158,23 +152,9 @@ def lensing_maps(g1: np.ndarray, g2: np.ndarray, kappa: np.ndarray) -> np.ndarra
     return factor[:, None, None] * np.stack([1 + g1, g2, g2, 1 - g1], axis=-1).reshape(-1, 2, 2)
 
 
-def sersic_b(n: np.ndarray) -> np.ndarray:
-    """b_n of I ~ exp(-b_n (r/R)^(1/n)) that makes R the half-light radius: gamma(2n, b_n) = Gamma(2n) / 2."""
-    return special.gammaincinv(2 * np.asarray(n, dtype=np.float64), 0.5)
-
-
 def knot_positions(seed: int, number: int, n: float) -> np.ndarray:
-    """(number, 2) x, y of points that lie as the light of a round Sersic profile of half-light radius 1.
-
-    With t = b (r/R)^(1/n) the light within r is that of a gamma distribution of shape 2n within t; it is cut at
-    KNOTS_WITHIN.
-    """
-    rng = np.random.default_rng(seed)
-    b = float(sersic_b(n))
-    outermost = special.gammainc(2 * n, b * KNOTS_WITHIN ** (1 / n))
-    radius = (special.gammaincinv(2 * n, rng.uniform(0, outermost, number)) / b) ** n
-    angle = rng.uniform(0, 2 * math.pi, number)
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    """(number, 2) x, y of an object's knots in a round disc of half-light radius 1 and Sersic index n."""
+    return sersic.draw_positions(np.random.default_rng(seed), number, n, KNOTS_WITHIN)
 
 
 # -------------------------------------------------------------------------------------------------- sizes of stamps
@@ -188,7 +168,7 @@ def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
         seen = galaxy & (total > 0)
         radius = np.zeros(len(shapes))
         n, matrix = getattr(shapes, f"{part}_n"), getattr(shapes, f"{part}_map")
-        radius[seen] = sersic_radius(total[seen], n[seen], matrix[seen])
+        radius[seen] = sersic.radius_of_level(total[seen], n[seen], matrix[seen])
         return radius
 
     point = PointReach(conditions)
@@ -208,17 +188,6 @@ def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
     return np.clip(np.ceil(radius + width), *HALF_SIZES).astype(int)
 
 
-def sersic_radius(light: np.ndarray, n: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(N,) radius along the major axis, pixels, where profiles of total `light` fall to 1 per pixel.
-
-    I(r) = light b^2n / (2 pi n Gamma(2n) R^2) exp(-b (r/R)^(1/n)) (Graham & Driver 2005, PASA 22, 118, eqs. 1 and 4).
-    """
-    b = sersic_b(n)
-    stretch = np.linalg.svd(matrix, compute_uv=False)
-    centre = np.log(light / (2 * math.pi * n * stretch.prod(axis=1))) + 2 * n * np.log(b) - special.gammaln(2 * n)
-    return stretch[:, 0] * (np.maximum(centre, 0) / b) ** n
-
-
 class PointReach:
     """How far from a point its light exceeds STAMP_LEVEL, from pictures of the PSFs in the middle of the field."""
 
@@ -231,7 +200,7 @@ class PointReach:
         for band in range(len(conditions.bands)):
             psf, rings = conditions.psf(band), []
             for side, coarse in self.PICTURES:
-                light = psf.drawImage(nx=side, ny=side, scale=scale * coarse, method="auto").array / coarse**2
+                light = psf.drawImage(nx=side, ny=side, scale=scale * coarse, method="no_pixel").array / coarse**2
                 y, x = np.indices(light.shape) - side // 2
                 ring = np.hypot(x, y).round().astype(int)
                 brightest = np.zeros(ring.max() + 1)
