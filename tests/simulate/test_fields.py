@@ -11,7 +11,8 @@ from astropy.io import fits
 
 from deepdisc.config import instantiate, load
 from deepdisc.errors import InputError
-from deepdisc.simulate import Sky, simulate
+from deepdisc.simulate import Effects, Exposures, Lensing, Sky, simulate
+from deepdisc.simulate.fields import simulate_field
 
 SMALL = {"shape": (64, 80), "bands": ("g", "r"), "depth_offset": (0.0, 1.0), "ebv": (0.0, 0.2)}
 
@@ -23,13 +24,53 @@ def digests(folder):
 
 def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(tmp_path):
     """For several fields the fields are shared out, for one its objects."""
-    for fields, files in ((3, 3 * 6 + 1), (1, 6 + 1)):
+    spoiled = Effects(cosmic_rays=1000.0, saturation=True, depth_steps=1, resampling="bilinear")
+    settings = {**SMALL, "effects": spoiled, "lensing": Lensing(kappa_rms=0.02, smoothing_arcsec=10.0)}
+    for fields, workers, files in ((2, 2, 2 * 7 + 1), (1, 3, 7 + 2 * 2 + 2)):
+        if fields == 1:
+            settings["exposures"] = Exposures(number=2, seeing_scatter=0.1)
         found = []
-        for workers in (1, 2, 3) if fields > 1 else (1, 3):
-            folder = tmp_path / f"{fields}_{workers}"
-            simulate(Sky(fields=fields, workers=workers, **SMALL), folder, seed=3)
+        for number in (1, workers):
+            folder = tmp_path / f"{fields}_{number}"
+            simulate(Sky(fields=fields, workers=number, **settings), folder, seed=3)
             found.append(digests(folder))
-        assert all(one == found[0] for one in found) and len(found[0]) == files
+        assert found[0] == found[1] and len(found[0]) == files
+
+
+def test_the_progress_counts_every_object(tmp_path):
+    told = []
+    made = simulate_field(Sky(**SMALL), 0, tmp_path, 1, progress=lambda *count: told.append(count))
+    assert sum(done for done, _ in told) == made.objects > 0 and {total for _, total in told} == {made.objects}
+    truth = pd.read_parquet(tmp_path / "truth.parquet")
+    assert (
+        made.labelled + made.faint == len(truth) and made.labelled == fits.getdata(tmp_path / "segmentation.fits").max()
+    )
+
+
+def test_whole_outlines_hold_the_visible_ones(tmp_path):
+    from pycocotools import mask
+
+    simulate(Sky(**{**SMALL, "shape": (200, 200), "pair_fraction": 0.8}), tmp_path, seed=1)
+    segmentation = fits.getdata(tmp_path / "segmentation.fits")
+    outlines = pd.read_parquet(tmp_path / "outlines.parquet")
+    assert outlines.id.tolist() == list(range(1, segmentation.max() + 1)) and len(outlines) > 5
+    hidden = 0
+    for row in outlines.itertuples():
+        whole = mask.decode({"size": [row.height, row.width], "counts": row.rle}).astype(bool)
+        visible = segmentation == row.id
+        inside = visible[row.y0 : row.y0 + row.height, row.x0 : row.x0 + row.width]
+        assert inside.sum() == visible.sum() and not (inside & ~whole).any()
+        hidden += whole.sum() - inside.sum()
+    assert hidden > 0
+
+
+def test_report_and_comparison_are_asked_for_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match="no catalogue at nowhere.fits to compare with"):
+        simulate(Sky(**SMALL), tmp_path, report=True, compare="nowhere.fits")
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(InputError, match="report.html exists already"):
+        simulate(Sky(**SMALL), tmp_path, report=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_field_does_not_depend_on_how_many_there_are_but_on_the_seed(tmp_path):
