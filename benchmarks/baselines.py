@@ -206,6 +206,6 @@ def train_forest(features: pd.DataFrame, redshift: np.ndarray, seed: int = 0, jo
 
 def training_rows(truth: pd.DataFrame) -> np.ndarray:
     """Bool (N,): objects that the network may learn from: with a redshift, not FAINT."""
-    from deepdisc.evaluation.detection import is_faint
+    from deepdisc.evaluation.assessment import is_faint
 
     return np.isfinite(truth["redshift"].to_numpy(float)) & ~is_faint(truth)

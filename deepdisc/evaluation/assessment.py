@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from deepdisc.catalog import FLAGS
-from deepdisc.evaluation.match import Criterion, Pairs, assign
+from deepdisc.evaluation.match import Criterion
+from deepdisc.matching import Pairs, assign
 
 
 @dataclass(frozen=True)

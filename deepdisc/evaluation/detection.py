@@ -5,25 +5,30 @@ Legend: P detections, T true objects; required, ignored and excused as in `asses
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.evaluation import false_detections
-from deepdisc.evaluation.assessment import Assessment, Assessor, column, is_faint  # noqa: F401
+from deepdisc.evaluation.assessment import Assessment, column
 from deepdisc.evaluation.average_precision import average_precision
 from deepdisc.evaluation.bins import binned_fraction, even_edges, quantile_edges
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs, deblending, deblending_matrix
 from deepdisc.evaluation.bootstrap import fraction, named_fraction, with_errors
 from deepdisc.evaluation.classes import class_names, classification
-from deepdisc.evaluation.match import Criterion, Pairs, box_overlaps, common_groups
-from deepdisc.evaluation.purity import at_equal_purity, purity_curve, threshold_for_purity  # noqa: F401
+from deepdisc.evaluation.match import Criterion, common_groups
+from deepdisc.evaluation.overlaps import box_overlaps
+from deepdisc.matching import Pairs
 
 SNR_EDGES = (0.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, np.inf)
 BLENDEDNESS_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.001)
 SIZES = ("hlr_arcsec", "area_pix")
 SIZE_BINS = 8
 IOU_BINS = 20
+_NO_BOXES = "one of the catalogues has no boxes (x_min, y_min, x_max, y_max)"
+_NO_MAPS = "no segmentation maps of both sides were given"
 
 
 def score_detections(
@@ -78,8 +83,8 @@ def score_detections(
             "boxes": _iou_distribution(assessment, overlaps, replicates, seed),
             "outlines": _iou_distribution(assessment, outline_overlaps, replicates, seed),
         },
-        "boxes": _precision(pred, assessment, overlaps, _NO_BOXES, replicates, seed),
-        "outlines": _precision(pred, assessment, outline_overlaps, _NO_MAPS, replicates, seed),
+        "boxes": _precision(pred, truth, assessment, overlaps, _box_areas, _NO_BOXES, replicates, seed),
+        "outlines": _precision(pred, truth, assessment, outline_overlaps, _outline_areas, _NO_MAPS, replicates, seed),
     }
     for name in ("ap", "ap50", "ap75"):
         for figure in (name, f"{name}_err"):
@@ -93,10 +98,6 @@ def score_detections(
     if groups is not None:
         result["deblending"]["by_overlap"] = deblending_matrix(*groups)
     return result
-
-
-_NO_BOXES = "one of the catalogues has no boxes (x_min, y_min, x_max, y_max)"
-_NO_MAPS = "no segmentation maps of both sides were given"
 
 
 def _tables(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, magnitude: str | None) -> dict:
@@ -187,8 +188,29 @@ def _iou_summary(iou: np.ndarray) -> dict[str, float]:
 
 
 def _precision(
-    pred: pd.DataFrame, assessment: Assessment, overlaps: Pairs | None, reason: str, replicates: int, seed: int
+    pred: pd.DataFrame,
+    truth: pd.DataFrame,
+    assessment: Assessment,
+    overlaps: Pairs | None,
+    area_of: Callable[[pd.DataFrame], np.ndarray | None],
+    reason: str,
+    replicates: int,
+    seed: int,
 ) -> dict:
+    """COCO's AP, over all and by size where both sides have sizes."""
     if overlaps is None:
         return {"available": False, "reason": reason}
-    return average_precision(pred, overlaps, assessment.excused, assessment.required, replicates=replicates, seed=seed)
+    areas = tuple(area_of(side) for side in (pred, truth))
+    return average_precision(
+        pred, overlaps, assessment.excused, assessment.required,
+        areas=None if areas[0] is None or areas[1] is None else areas, replicates=replicates, seed=seed,
+    )  # fmt: skip
+
+
+def _box_areas(catalog: pd.DataFrame) -> np.ndarray:
+    x0, y0, x1, y1 = catalog[list(BOX_COLUMNS)].to_numpy(np.float64).T
+    return (x1 - x0) * (y1 - y0)
+
+
+def _outline_areas(catalog: pd.DataFrame) -> np.ndarray | None:
+    return column(catalog, "area_pix")

@@ -10,7 +10,8 @@ from scipy.spatial import cKDTree
 from deepdisc.evaluation.assessment import Assessment, column
 from deepdisc.evaluation.bootstrap import named_fraction
 from deepdisc.evaluation.classes import is_star
-from deepdisc.evaluation.match import Pairs, common_groups
+from deepdisc.evaluation.match import common_groups
+from deepdisc.matching import Pairs
 
 BRIGHT_STAR_MAG = 18.0
 NEAR_PIX = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)

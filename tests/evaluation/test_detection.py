@@ -1,23 +1,21 @@
 """Completeness, purity, pairs and equal purity on catalogues whose figures are known by construction."""
 
+import json
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
 
 from deepdisc.catalog import FLAGS
-from deepdisc.evaluation.bootstrap import bootstrap, fraction, interval, with_errors
-from deepdisc.evaluation.detection import (
-    Assessor,
-    at_equal_purity,
-    binned_fraction,
-    blended_pairs,
-    even_edges,
-    purity_curve,
-    score_detections,
-    threshold_for_purity,
-)
+from deepdisc.evaluation.assessment import Assessor
+from deepdisc.evaluation.blends import blend_members, blended_pairs, deblending, deblending_matrix
+from deepdisc.evaluation.classes import classification
+from deepdisc.evaluation.detection import score_detections
+from deepdisc.evaluation.false_detections import excess
 from deepdisc.evaluation.match import Criterion
+from deepdisc.evaluation.purity import at_equal_purity, purity_curve, threshold_for_purity
+from deepdisc.files import write_json
 
 NEAR = Criterion("pixels", 1.0)
 
@@ -73,47 +71,6 @@ def test_magnitude_limit_excuses_fainter_detections_only():
     required = truth["mag_r"].to_numpy() < 20
     result = Assessor(pred, truth, NEAR, required=required, mag_limit=("mag_r", 20.0)).assess()
     assert result.purity == pytest.approx(2 / 3)  # the false one of magnitude 17 counts, that of 24 does not
-
-
-def test_wilson_interval_by_hand():
-    n, k, z = 40, 33, norm.ppf(0.5 + 0.682689492 / 2)
-    center = (k / n + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(k / n * (1 - k / n) / n + z**2 / (4 * n**2))
-    result = fraction(np.arange(n) < k)
-    assert result["value"] == k / n
-    np.testing.assert_allclose([result["low"], result["high"], result["err"]], [center - half, center + half, half])
-
-
-def test_fraction_of_nothing_is_nan_not_zero():
-    result = fraction(np.zeros(0, bool))
-    assert np.isnan(result["value"]) and result["n"] == 0
-
-
-def test_bootstrap_error_of_a_mean():
-    values = np.random.default_rng(1).normal(0, 3, 400)
-    result = with_errors(lambda v: {"mean": v.mean()}, values, replicates=400, seed=2)
-    assert result["mean_err"] == pytest.approx(3 / 20, rel=0.15)
-    again = bootstrap(lambda v: {"mean": v.mean()}, values, replicates=5, seed=2)
-    np.testing.assert_array_equal(
-        again["mean"], bootstrap(lambda v: {"mean": v.mean()}, values, replicates=5, seed=2)["mean"]
-    )
-
-
-def test_bootstrap_keeps_columns_paired():
-    values = np.random.default_rng(1).normal(size=50)
-    samples = bootstrap(lambda a, b: {"d": np.abs(a - b).max()}, values, values, replicates=10)
-    assert (samples["d"] == 0).all()
-    assert interval(np.linspace(0, 1, 1001)) == pytest.approx((0.025, 0.975))
-
-
-def test_bins_hold_every_object_once():
-    magnitudes = np.concatenate((np.random.default_rng(0).uniform(14.2, 25.0, 500), [12.0, 25.0]))
-    edges = even_edges(magnitudes)
-    rows = binned_fraction(magnitudes, magnitudes < 22, edges)
-    assert sum(row["n"] for row in rows) == len(magnitudes)
-    assert all(row["n"] >= 10 for row in rows)
-    np.testing.assert_allclose(edges % 0.5, 0)
-    assert even_edges(np.array([20.0])).tolist() == [20.0, 20.5]
 
 
 def test_blended_pairs_need_both_members():
@@ -191,3 +148,170 @@ def test_empty_truth_and_empty_prediction():
         metrics = score_detections(pred, truth, result, fwhm_pix=3.0, replicates=5)
         assert metrics["n_pred"] == len(pred) and metrics["n_truth"] == len(truth)
     assert np.isnan(metrics["completeness"]) and np.isnan(metrics["purity"])
+
+
+# ---------------------------------------------------------------------------------------------------------- ten objects
+def ten_objects():
+    """Magnitudes 18 to 22.5; found: 0-5 and 7; false: two detections of magnitudes 22.1 and 22.2."""
+    truth = row_of_objects(
+        10, mag_r=18.0 + 0.5 * np.arange(10), snr=[100, 80, 60, 40, 25, 18, 12, 9, 6, 4], hlr_arcsec=[0.2, 0.9] * 5,
+        blendedness=[0, 0, 0.05, 0.05, 0.4, 0.4, 0, 0, 0.6, 0.6], class_name=["star"] * 3 + ["galaxy"] * 6 + ["quasar"],
+    )  # fmt: skip
+    found = truth.iloc[[0, 1, 2, 3, 4, 5, 7]]
+    pred = pd.concat((found, found.iloc[:2].assign(y=400.0, y_min=396.0, y_max=404.0, mag_r=[22.1, 22.2], snr=3.0)))
+    pred["class_name"] = ["star", "star", "galaxy", "galaxy", "galaxy", "galaxy", "quasar", "star", "galaxy"]
+    pred["score"] = 0.9
+    return pred.reset_index(drop=True), truth
+
+
+def scored(pred, truth, **options):
+    return score_detections(pred, truth, Assessor(pred, truth, NEAR).assess(), replicates=20, **options)
+
+
+def test_completeness_curve_of_ten_objects():
+    pred, truth = ten_objects()
+    result = scored(pred, truth, magnitude="mag_r")
+    assert (result["completeness"], result["completeness_n"]) == (0.7, 10)
+    assert (result["purity"], result["purity_n"]) == (pytest.approx(7 / 9), 9)
+    # Ten objects make one bin of magnitude; signal-to-noise has fixed ones.
+    (row,) = result["by_magnitude"]["completeness"]
+    assert (row["from"], row["to"], row["n"], row["n_found"]) == (18.0, 23.0, 10, 7)
+    rows = {row["from"]: (row["n_found"], row["n"]) for row in result["by_snr"]["completeness"]}
+    assert rows == {
+        0: (0, 1),
+        5: (0, 1),
+        7: (1, 1),
+        10: (0, 1),
+        15: (1, 1),
+        20: (1, 1),
+        30: (1, 1),
+        50: (2, 2),
+        100: (1, 1),
+    }
+    rows = {row["from"]: (row["n_found"], row["n"]) for row in result["by_blendedness"]["completeness"]}
+    assert rows == {0: (3, 4), 0.03: (2, 2), 0.3: (2, 2), 0.5: (0, 2)}
+    assert result["by_size"]["column"] == "hlr_arcsec" and result["by_size"]["completeness"][0]["n"] == 10
+    low_snr = result["by_snr"]["purity"][0]
+    assert (low_snr["from"], low_snr["n_found"], low_snr["n"]) == (0, 0, 2)
+
+
+def test_confusion_of_ten_objects():
+    pred, truth = ten_objects()
+    result = scored(pred, truth, magnitude="mag_r")["classification"]
+    assert result["counts"] == {
+        "galaxy": {"galaxy": 3, "quasar": 1, "star": 0}, "star": {"galaxy": 1, "quasar": 0, "star": 2}
+    }  # fmt: skip
+    assert result["missed"] == {"galaxy": 2, "quasar": 1, "star": 0}
+    assert result["false"] == {"galaxy": 1, "quasar": 0, "star": 1}
+    assert (result["accuracy"], result["n"]) == (pytest.approx(5 / 7), 7)
+    star, galaxy, quasar = (result["classes"][name] for name in ("star", "galaxy", "quasar"))
+    assert (star["completeness"], star["recall"], star["purity"]) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert (galaxy["completeness"], galaxy["recall"], galaxy["purity"]) == pytest.approx((3 / 6, 3 / 4, 3 / 5))
+    assert quasar["completeness"] == quasar["purity"] == 0 and np.isnan(quasar["recall"])
+    (row,) = result["by_magnitude"]
+    assert (row["n"], row["n_found"]) == (7, 5)
+
+
+def test_numbers_and_words_for_the_same_classes():
+    truth = row_of_objects(3, class_id=[0, 1, 2])
+    pred = row_of_objects(3, class_name=["GALAXY", "Stars", "QSO"])
+    result = classification(pred, truth, Assessor(pred, truth, NEAR).assess(), None)
+    assert result["accuracy"] == 1.0 and set(result["classes"]) == {"galaxy", "star", "quasar"}
+    assert not classification(pred[["x", "y"]], truth, Assessor(pred, truth, NEAR).assess(), None)["available"]
+
+
+# -------------------------------------------------------------------------------------------------------------- blends
+def test_deblending_by_hand():
+    """Blends of 1, 2, 2 and 3 objects seen as 1, 1, 2 and 4; one detection of nothing; one object missed."""
+    x = [0.0, 100, 103, 200, 204, 300, 303, 306, 400]
+    truth = pd.DataFrame({"x": x, "y": 0.0})
+    pred = pd.DataFrame({"x": [0.0, 101, 200, 204, 300, 302, 304, 306, 500], "y": 0.0})
+    result = deblending(pred, truth, Assessor(pred, truth, NEAR).assess(), fwhm_pix=2.5)
+    assert result["counts"][0][1] == 1 and result["counts"][1][:2] == [1, 1]
+    assert result["counts"][2][1:3] == [1, 1] and result["counts"][3][4] == 1
+    assert np.sum(result["counts"]) == 6
+    one, two, three = result["rows"]
+    assert (one["n"], one["right"], one["merged"], one["shredded"]) == (2, 0.5, 0.5, 0)
+    assert (two["n"], two["right"], two["merged"]) == (2, 0.5, 0.5) and two["right_low"] < 0.5 < two["right_high"]
+    assert (three["n"], three["shredded"]) == (1, 1.0)
+
+
+def test_blends_leave_out_what_does_not_count():
+    truth = pd.DataFrame({"x": [0.0, 3.0, 50.0], "y": 0.0, "flags": [0, FLAGS["FAINT"].value, 0]})
+    pred = pd.DataFrame({"x": [0.0, 3.0, 50.0, 90.0], "y": 0.0})
+    n_truth, n_pred = blend_members(pred, truth, Assessor(pred, truth, NEAR).assess(), 5.0)
+    assert sorted(zip(n_truth.tolist(), n_pred.tolist(), strict=True)) == [(0, 1), (1, 1), (1, 1)]
+
+
+def test_blends_of_different_fields_are_apart():
+    truth = pd.DataFrame({"x": [0.0, 1.0], "y": 0.0, "field": ["a", "b"]})
+    n_truth, n_pred = blend_members(truth, truth, Assessor(truth, truth, NEAR).assess(), 5.0)
+    assert n_truth.tolist() == n_pred.tolist() == [1, 1]
+
+
+def test_large_blends_join_the_last_row():
+    result = deblending_matrix(np.array([9, 2]), np.array([8, 2]), most=4)
+    assert result["counts"][4][4] == 1 and result["rows"][1]["merged"] == 1.0  # 8 of 9: merged, though both are "4"
+
+
+# ----------------------------------------------------------------------------------------------------- false detections
+def test_false_detections_crowd_around_stars_and_edges():
+    """Of 1000 false ones 300 lie 10 to 20 pixels from one of ten stars, 200 within 5 pixels of the left edge."""
+    rng = np.random.default_rng(0)
+    shape = (1000, 2000)
+    star = rng.uniform(200, 800, (10, 2)) * [2, 1]
+    angle, radius = rng.uniform(0, 2 * np.pi, 300), rng.uniform(10, 20, 300)
+    near = star[np.arange(300) % 10] + radius[:, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
+    edge = np.stack((rng.uniform(-0.5, 4.5, 200), rng.uniform(0, 999, 200)), 1)
+    places = np.concatenate((near, edge, rng.uniform(0, 1, (500, 2)) * [1999, 999]))
+    pred = pd.DataFrame(places, columns=["x", "y"])
+    truth = pd.DataFrame(star, columns=["x", "y"]).assign(y=lambda t: t["y"], class_name="star", mag_r=16.0)
+    faint = truth.assign(x=truth["x"] + 60, mag_r=20.0)
+    truth = pd.concat((truth, faint), ignore_index=True)
+    result = excess(
+        pred, truth, Assessor(pred, truth, Criterion("pixels", 1e-3)).assess(), magnitude="mag_r", shape=shape
+    )
+    assert result["n"] == 1000 and result["n_bright_stars"] == 10
+    ring = next(row for row in result["near_stars"] if row["from"] == 10)
+    expected = 1000 * 10 * np.pi * (20**2 - 10**2) / 2e6
+    assert ring["n"] >= 300 and ring["expected"] == pytest.approx(expected, rel=0.2)
+    assert ring["excess_low"] < ring["n"] / ring["expected"] == ring["excess"] < ring["excess_high"]
+    far = next(row for row in result["near_stars"] if row["from"] == 40)
+    assert far["excess_low"] < 1.0
+    border = result["near_edges"][0]
+    assert border["n"] >= 200 and border["expected"] == pytest.approx(1000 * 5 * (2 * 3000 - 20) / 2e6, rel=0.1)
+
+
+def test_without_bright_stars_the_reason_is_told():
+    pred, truth = ten_objects()
+    assessment = Assessor(pred, truth, NEAR).assess()
+    result = excess(pred, truth, assessment, magnitude="mag_r", brighter_than=15)
+    assert result["near_stars"] == [] and result["near_stars_reason"] == "no star is brighter than 15"
+    assert "no magnitudes" in excess(pred, truth, assessment)["near_stars_reason"]
+    assert excess(truth, truth, Assessor(truth, truth, NEAR).assess())["reason"] == "no detection is false"
+
+
+# ----------------------------------------------------------------------------------------------------------------- IoU
+def test_iou_of_matched_boxes_by_hand():
+    truth = row_of_objects(3)
+    pred = truth.copy()
+    pred.loc[1, "x_max"] = pred.loc[1, "x_min"] + 4  # half of the box
+    pred.loc[2, ["x_min", "x_max"]] += 4  # half of it, shifted: 1/3
+    result = scored(pred, truth)["iou"]["boxes"]
+    assert result["n"] == 3 and result["median"] == pytest.approx(0.5)
+    edges, counts = result["histogram"]["edges"], np.array(result["histogram"]["counts"])
+    assert [edges[i] for i in np.flatnonzero(counts)] == pytest.approx([0.3, 0.5, 0.95])
+    assert not scored(pred, truth)["iou"]["outlines"]["available"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_detections(n, tmp_path):
+    pred, truth = ten_objects()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = scored(pred[:n], truth[:n], magnitude="mag_r", fwhm_pix=3.0, shape=(500, 600))
+    write_json(tmp_path / "x.json", result)
+    stored = json.loads((tmp_path / "x.json").read_text())
+    assert stored["completeness_n"] == n and (stored["completeness"] is None) == (n == 0)
+    assert stored["iou"]["boxes"]["n"] == n and (stored["iou"]["boxes"]["median_err"] is None) == (n < 2)
+    assert stored["deblending"]["available"] and len(stored["deblending"]["rows"]) == (n > 0)
