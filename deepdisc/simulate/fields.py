@@ -32,6 +32,7 @@ from deepdisc.simulate.objects import draw_objects
 from deepdisc.simulate.observe import Observed, PixelFlags, camera_of, displaced, observe, stars_of
 from deepdisc.simulate.outlines import amodal_table
 from deepdisc.simulate.population import Population
+from deepdisc.simulate.psf_shapes import psf_ellipticity
 from deepdisc.simulate.scene import Scene, build_scene, truth_table
 from deepdisc.simulate.settings import Sky
 
@@ -86,8 +87,10 @@ def simulate(
     names = writing.file_names(sky, [band.name for band in instrument.bands])
     own = ["recipe.yaml", *(["report.html", "report.json"] if report else [])]
     refuse_to_overwrite([*(output / name for name in own), *(folder / name for folder in folders for name in names)])
-    if compare is not None and not os.path.isfile(compare):
-        raise InputError(f"no catalogue at {compare} to compare with; check its path")
+    if report and compare is not None:
+        from deepdisc.simulate.report import read_catalogue  # here, because it imports matplotlib
+
+        read_catalogue(Path(compare), [band.name for band in instrument.bands])  # a wrong one costs no simulation
     with _Bar(sky.fields) as bar:
         described = _make_fields(sky, folders, seed, bar)
     writing.write_recipe(output, sky, instrument, seed, folders, described)
@@ -145,20 +148,24 @@ def _random(sky: Sky, number: int, seed: int) -> Random:
 
     The two fields of a ring pair share all streams but those of the images.
     """
-    paired = sky.lensing is not None and sky.lensing.ring_pairs
 
     def random(stream: int, *image: int) -> np.random.Generator:
-        source = number - number % 2 if paired and not image else number
+        source = number if image else _place(sky, number)
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(source, stream, *image)))
 
     return random
 
 
+def _place(sky: Sky, number: int) -> int:
+    """The number of the field that decides what is seen in field `number`: of a ring pair, the first."""
+    paired = sky.lensing is not None and sky.lensing.ring_pairs
+    return number - number % 2 if paired else number
+
+
 def field_conditions(sky: Sky, number: int, seed: int) -> Conditions:
     """The conditions of field `number`."""
-    return draw_conditions(
-        sky, Instrument.load(sky.instrument, sky.bands), number, _random(sky, number, seed)(CONDITIONS)
-    )
+    instrument = Instrument.load(sky.instrument, sky.bands)
+    return draw_conditions(sky, instrument, _place(sky, number), _random(sky, number, seed)(CONDITIONS))
 
 
 def simulate_field(
@@ -186,6 +193,9 @@ def simulate_field(
     if sky.lensing is not None and sky.lensing.ring_pairs:
         objects = turn_for_ring(objects, number)
     objects, convergence = lens_objects(sky.lensing, conditions, objects, random(LENSING))
+    if sky.lensing is not None:
+        e1, e2 = psf_ellipticity(conditions, objects.x.to_numpy(), objects.y.to_numpy())
+        objects = objects.assign(psf_e1=e1, psf_e2=e2)
     effects = None if sky.effects is None else draw_field_effects(sky.effects, conditions, random(EFFECTS))
     tell = None if progress is None else lambda count: progress(count, len(objects))
     scene = build_scene(sky, conditions, objects, workers, tell)

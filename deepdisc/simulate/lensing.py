@@ -29,6 +29,7 @@ STRONGEST = 0.7  # a reduced shear beyond this, or a convergence, is no weak len
 CELLS_PER_SMOOTHING = 2  # with a Gaussian of this many cells nothing is left of the power at the cells' own frequency
 BOX = 2.0  # side of the periodic box in units of the field's: what leaves on one side must not come back in the field
 MOST_CELLS = 2048
+PAIRS_PER_FIELD = 10**8  # more than a field has objects: numbers of pairs are unique in a sky
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Lensing:
         lens_redshift: None: every galaxy is lensed alike. Otherwise all mass is at this redshift, and a galaxy is
             lensed in proportion to D_ls / D_s (Planck 2018 cosmology); galaxies in front are not lensed.
         source_redshift: with a lens_redshift, the redshift for which shear and convergence are stated.
-        ring_pairs: fields 2k and 2k + 1 hold the same objects under the same conditions, galaxies turned by 90 degrees
-            before they are lensed, so that their own shapes cancel (Nakajima & Bernstein 2007, AJ 133, 1763).
+        ring_pairs: fields 2k and 2k + 1 are the same sky under the same conditions, but for the noise and for galaxies
+            that are turned by 90 degrees before they are lensed, so that their own shapes cancel (Nakajima & Bernstein
+            2007, AJ 133, 1763).
     """
 
     g1: Range = (0.0, 0.0)
@@ -182,8 +184,12 @@ def lensing_strength(lensing: Lensing, objects: pd.DataFrame) -> np.ndarray:
 
 
 def turn_for_ring(objects: pd.DataFrame, number: int) -> pd.DataFrame:
-    """The objects of field `number` of a ring: every second field has them turned by 90 degrees."""
-    return objects.assign(angle_rad=objects.angle_rad + np.pi / 2) if number % 2 else objects
+    """The objects of field `number` of a ring: every second field has them turned by 90 degrees.
+
+    The column `pair_id` is the same for an object of one field and its twin in the other.
+    """
+    pair_id = number // 2 * PAIRS_PER_FIELD + np.arange(len(objects))
+    return objects.assign(angle_rad=objects.angle_rad + np.pi / 2 * (number % 2), pair_id=pair_id)
 
 
 # -------------------------------------------------------------------------------------------------- random field

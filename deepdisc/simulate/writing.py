@@ -29,13 +29,18 @@ from deepdisc.simulate.population import CLASS_NAMES
 from deepdisc.simulate.settings import Sky
 from deepdisc.sky import PixelGrid
 
-RECIPE_FILES = {"mosaic": "mosaic.yaml", "segmentation": "segmentation.fits", "truth": "truth.parquet"}
+RECIPE_FILES = {
+    "mosaic": "mosaic.yaml",
+    "segmentation": "segmentation.fits",
+    "truth": "truth.parquet",
+    "outlines": "outlines.parquet",
+}
 LENSING_STEP_PIX = 8  # the maps of shear have one pixel for so many of the field along each axis
 
 
 def file_names(sky: Sky, bands: Sequence[str]) -> list[str]:
     """Names of the files and folders of a field."""
-    names = [*RECIPE_FILES.values(), "outlines.parquet", *(f"{band}.fits" for band in bands)]
+    names = [*RECIPE_FILES.values(), *(f"{band}.fits" for band in bands)]
     if sky.lensing is not None and sky.lensing.kappa_rms > 0:
         names.append("lensing.fits")
     if sky.exposures is not None:

@@ -65,7 +65,7 @@ def test_whole_outlines_hold_the_visible_ones(tmp_path):
 
 
 def test_report_and_comparison_are_asked_for_before_anything_is_made(tmp_path):
-    with pytest.raises(InputError, match="no catalogue at nowhere.fits to compare with"):
+    with pytest.raises(InputError, match="no catalogue at nowhere.fits"):
         simulate(Sky(**SMALL), tmp_path, report=True, compare="nowhere.fits")
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(InputError, match="report.html exists already"):

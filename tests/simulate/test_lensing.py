@@ -24,6 +24,7 @@ from deepdisc.simulate.lensing import (
     shear_of,
     turn_for_ring,
 )
+from deepdisc.simulate.psfs import variation_terms
 from deepdisc.simulate.scene import build_scene
 from deepdisc.sky import PixelGrid
 
@@ -246,13 +247,38 @@ def test_a_simulated_ring_pair_holds_the_same_galaxies_turned(tmp_path):
     galaxies = both[both.class_name == "galaxy"]
     assert len(galaxies) >= 0.8 * (first.class_name == "galaxy").sum() > 5
     np.testing.assert_allclose(galaxies.flux_r, galaxies.flux_r_2)
-    # The fields lie at other places of the sky, where North is turned by a little.
-    np.testing.assert_allclose(galaxies[["g1", "g2"]], galaxies[["g1_2", "g2_2"]], atol=1e-4)
+    np.testing.assert_array_equal(
+        galaxies[["g1", "g2", "pair_id", "ra"]], galaxies[["g1_2", "g2_2", "pair_id_2", "ra_2"]]
+    )
+    assert first.pair_id.is_unique
     assert galaxies.g1.std() > 1e-3 and abs(galaxies.g1.mean() - 0.05) < 0.05
     turned = (galaxies.angle_rad_2 - galaxies.angle_rad) % np.pi
     np.testing.assert_allclose(turned, np.pi / 2, atol=1e-5)
     images = [fits.getdata(tmp_path / f"field_00{k}" / "r.fits") for k in (0, 1)]
     assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] < 0.999
+
+
+def test_pairs_of_a_ring_have_numbers_of_their_own(make_objects):
+    objects = make_objects({"x": 0.0, "y": 0.0}, {"x": 5.0, "y": 5.0})
+    ids = [turn_for_ring(objects, number).pair_id.tolist() for number in range(4)]
+    assert ids[0] == ids[1] and ids[2] == ids[3] and not set(ids[0]) & set(ids[2])
+
+
+def test_the_ellipticity_of_the_psf_is_that_of_its_cell(sharp):
+    from deepdisc.simulate.psf_shapes import psf_ellipticity
+
+    x, y = np.array([10.0, 250.0]), np.array([10.0, 240.0])
+    assert np.abs(psf_ellipticity(sharp, x, y)).max() < 1e-6
+    variation = np.zeros((1, 3, sharp.psf_variation.shape[2]))
+    variation[0, 1:] = rng(2).normal(scale=0.05, size=(2, variation.shape[2]))
+    uneven = dataclasses.replace(sharp, psf_variation=variation)
+    found = np.array(psf_ellipticity(uneven, x, y))
+    for place in (0, 1):
+        column, row = (int(at * 8 // 260) for at in (x[place], y[place]))
+        terms = variation_terms(2 * (column + 0.5) / 8 - 1, 2 * (row + 0.5) / 8 - 1)
+        # A round profile sheared by (e1, e2) has this ellipticity; North is up, so the sky's is its negative.
+        assert found[:, place] == pytest.approx(-variation[0, 1:] @ terms, abs=1e-4)
+    assert np.ptp(found, axis=1).max() > 0.01
 
 
 def test_the_saved_maps_are_what_galaxies_at_their_places_feel(tmp_path):
