@@ -1,8 +1,8 @@
 """What a data set holds, in numbers: objects and missing labels per split, distributions, noise and masked pixels.
 
 Legend: *row* = a line of truth.parquet, which is an object in a tile (one on a border has several); *labelled* = not
-flagged FAINT. The truth is read column by column and a sample of the tiles tile by tile, so that memory does not grow
-with the pixels of the data set.
+flagged FAINT and with pixels in the segmentation map, so that a training may learn from it. The truth is read column by
+column and a sample of the tiles tile by tile, so that memory does not grow with the pixels of the data set.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MOST_BINS = 40
 _BOOKKEEPING = {"id", "tile", "field", "class_id", "class_name", "flags", "population_row", "ra", "dec"}
 _BOOKKEEPING |= {*catalog.POSITION_COLUMNS, *catalog.BOX_COLUMNS}
 _FIRST = ("redshift", "hlr_arcsec", "snr", "area_pix", "blendedness")
+_OPTIONAL = ("hlr_arcsec", "snr", "blendedness")
 _LOGARITHMIC = ("hlr_arcsec", "snr", "area_pix")
 
 
@@ -73,14 +74,15 @@ class Truth:
         self.names = [
             field.name for field in schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         ]
-        for name in ("tile", "class_id", "flags"):
+        for name in ("tile", "class_id", "flags", "area_pix"):
             if name not in self.names:
                 raise InputError(f"{self.path}: there is no column {name!r}; prepare the data set anew")
         self.tile = self.column("tile").astype(np.int64)
         self.split = pd.Categorical(split_of_tile.reindex(self.tile).to_numpy(), categories=_ordered(split_of_tile))
         self.class_id = self.column("class_id").astype(np.int64)
         self.flags = self.column("flags").astype(np.int64)
-        self.labelled = (self.flags & catalog.FLAGS["FAINT"].value) == 0
+        self.is_faint = (self.flags & catalog.FLAGS["FAINT"].value) > 0
+        self.labelled = ~self.is_faint & (self.column("area_pix") > 0)
 
     def column(self, name: str) -> np.ndarray:
         """(N,) values, NaN where missing."""
@@ -131,9 +133,9 @@ def count(root: Path, tiles: pd.DataFrame, truth: Truth) -> dict[str, dict[str, 
     """Counts per split.
 
     Returns:
-        split -> tiles, tiles_without_objects, area_arcmin2, objects (distinct), rows, labelled, faint, classes (name ->
-        labelled rows), flags (name -> labelled rows), missing (label -> labelled rows without it; a star lacks no
-        redshift).
+        split -> tiles, tiles_without_objects, area_arcmin2, objects (distinct), rows, labelled, faint, without_outline,
+        classes (name -> labelled rows), flags (name -> labelled rows), missing (label -> labelled rows without it; a
+        star lacks no redshift).
     """
     description = read_description(root)
     scale = float(description["pixel_scale_arcsec"])
@@ -153,7 +155,8 @@ def count(root: Path, tiles: pd.DataFrame, truth: Truth) -> dict[str, dict[str, 
             "objects": int((rows & distinct).sum()),
             "rows": int(rows.sum()),
             "labelled": int(labelled.sum()),
-            "faint": int((rows & ~truth.labelled).sum()),
+            "faint": int((rows & truth.is_faint).sum()),
+            "without_outline": int((rows & ~truth.is_faint & ~truth.labelled).sum()),
             "classes": {name: int((truth.class_id[labelled] == i).sum()) for i, name in enumerate(names)},
             "flags": {name: int(((flags & flag.value) > 0).sum()) for name, flag in catalog.FLAGS.items()},
             "missing": {name: int((absent & labelled).sum()) for name, absent in missing.items()},
@@ -169,7 +172,7 @@ def _missing(truth: Truth, bands: Sequence[str], class_names: Sequence[str]) -> 
     for band in bands:
         magnitude = truth.magnitude(band)
         result[f"brightness in {band}"] = nothing if magnitude is None else _absent(magnitude)
-    for name in _FIRST[1:]:
+    for name in _OPTIONAL:
         result[name] = _absent(truth.column(name)) if name in truth.names else nothing
     return result
 

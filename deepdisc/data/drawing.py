@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ MOST_TEXTS = 60  # more redshifts than that in one tile cannot be read
 PANELS_PER_FIGURE = 9
 _CLASS_COLORS = ("#4ade80", "#fde047", "#f472b6", "#38bdf8", "#fb923c", "#c084fc")
 _BAD_PIXEL = (0.32, 0.12, 0.16)
-_NEEDED = ("tile", "class_id", "flags", *catalog.BOX_COLUMNS)
+_NEEDED = ("tile", "class_id", "flags", "area_pix", *catalog.BOX_COLUMNS)
 
 
 def draw_dataset(root: str | Path, output: str | Path, tiles: int = 4, seed: int = 0) -> Path:
@@ -57,6 +57,7 @@ def draw_dataset(root: str | Path, output: str | Path, tiles: int = 4, seed: int
         sections = [
             webpage.paragraph(_summary(root, description, counts), "lead"),
             "<h2>Counts</h2>" + _counts(counts),
+            _matches(description, folder),
             "<h2>Where the tiles lie</h2>" + _sky(root, table, folder),
             "<h2>Random tiles</h2>" + _tiles(root, description, table, tiles, seed, folder),
             "<h2>Noise and masked pixels</h2>" + _pixels(pixels, description["bands"], folder),
@@ -103,6 +104,7 @@ def _counts(counts: Mapping[str, Mapping[str, Any]]) -> str:
     names = {"tiles": "tiles", "tiles_without_objects": "... without a labelled object",
              "area_arcmin2": "area, square arcminutes", "objects": "objects, each counted once",
              "rows": "objects in tiles (rows of the truth)", "faint": "... flagged FAINT: not labelled",
+             "without_outline": "... without a pixel in the segmentation map: not labelled",
              "labelled": "... labelled"}  # fmt: skip
     for key, label in names.items():
         line(label, (counts[split][key] for split in splits))
@@ -119,6 +121,38 @@ def _counts(counts: Mapping[str, Mapping[str, Any]]) -> str:
         f'<div class="row"><div>{webpage.table(("", *splits), rows)}</div><div><h3>Labelled rows without</h3>'
         f"{webpage.table(('', *splits), missing)}</div></div>"
     )
+
+
+def _matches(description: Mapping[str, Any], folder: Path) -> str:
+    """How the catalogues of foreign programs were joined, all fields together; "" where there were none."""
+    fields = (description.get("provenance") or {}).get("fields") or []
+    reports = [field["report"] for field in fields if field.get("report")]
+    if not reports:
+        return ""
+    totals: dict[str, int] = {}
+    for report in reports:
+        for label, number in _numbers_in(report):
+            totals[label] = totals.get(label, 0) + number
+    text = f"<h2>Catalogues and their matches</h2>{webpage.table(('', 'number'), totals.items())}"
+    separations = [part for report in reports if (part := (report.get("match") or {}).get("separations"))]
+    edges = {tuple(part["edges_arcsec"]) for part in separations}
+    if len(edges) != 1:
+        return text
+    counts = np.sum([part["counts"] for part in separations], axis=0)
+    series = [plots.Series("", np.array(edges.pop()), counts, np.sqrt(counts), kind="steps")]
+    panel = plots.Panel("separation, arcsec", "matched pairs", series, note=f"n = {counts.sum():,}")
+    picture = webpage.image(plots.png(plots.panels([panel])), "Pairs, with Poisson errors.", folder / "matches.png")
+    return f'<div class="row"><div>{text}</div>{picture}</div>'
+
+
+def _numbers_in(report: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
+    """Whole numbers of nested mappings: (`match, matched`, 760)."""
+    for name, value in report.items():
+        label = f"{path}, {name}".removeprefix(", ").replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _numbers_in(value, label)
+        elif isinstance(value, int):
+            yield label, value
 
 
 def _share(part: int, whole: int) -> str:
@@ -236,7 +270,7 @@ def _truth_of(root: Path, tiles: Sequence[int]) -> pd.DataFrame:
     for name in _NEEDED:
         if name not in rows:
             raise InputError(f"{root / 'truth.parquet'}: there is no column {name!r}; prepare the data set anew")
-    return rows[(rows["flags"] & catalog.FLAGS["FAINT"].value) == 0]
+    return rows[((rows["flags"] & catalog.FLAGS["FAINT"].value) == 0) & (rows["area_pix"] > 0)]
 
 
 def _tile(root: Path, description: Mapping[str, Any], tile: pd.Series, truth: pd.DataFrame, folder: Path) -> str:

@@ -35,7 +35,7 @@ def write_dataset(root, tiles=3, bands=("r",), shape=(40, 48), rows=None, wcs=Fa
             header = dict(sky.to_header())
         for row in (rows or {}).get(tile, []):
             segmentation[int(row["y_min"]) : int(row["y_max"]), int(row["x_min"]) : int(row["x_max"])] = row["id"]
-            truth.append({"tile": np.int32(tile), "field": f"f{tile}", "flags": 0, "class_id": 0, **row})
+            truth.append({"tile": np.int32(tile), "field": f"f{tile}", "flags": 0, "class_id": 0, "area_pix": 6, **row})
         bad = np.full((len(bands), *shape), mask, np.uint8)
         with fitsio.FITS(str(root / f"tiles/{tile:05d}.fits"), "rw") as fits:
             fits.write(image, extname="IMAGE", header=header)
@@ -46,9 +46,9 @@ def write_dataset(root, tiles=3, bands=("r",), shape=(40, 48), rows=None, wcs=Fa
         place = {"y0": 0, "x0": 0, "height": shape[0], "width": shape[1], "split": ("train", "val", "test")[tile % 3]}
         table.append({"tile": tile, "file": f"tiles/{tile:05d}.fits", "field": f"f{tile}", **place})
     pd.DataFrame(table).to_parquet(root / "split.parquet", index=False)
-    columns = ["tile", "field", "flags", "class_id", "id", "x_min", "y_min", "x_max", "y_max"]
+    columns = ["tile", "field", "flags", "class_id", "area_pix", "id", "x_min", "y_min", "x_max", "y_max"]
     frame = pd.DataFrame(truth, columns=columns if not truth else None)
-    for name in ("tile", "flags", "class_id", "id"):
+    for name in ("tile", "flags", "class_id", "area_pix", "id"):
         frame[name] = frame[name].astype(np.int32)
     frame.to_parquet(root / "truth.parquet", index=False)
     about = {"schema_version": 1, "name": "noise", "bands": list(bands), "pixel_scale_arcsec": 1.0}
@@ -60,7 +60,7 @@ def box(number, **values):
     return {"id": number, "x_min": 3.0 * number, "y_min": 5.0, "x_max": 3.0 * number + 2, "y_max": 8.0, **values}
 
 
-def report(root, output, **keywords):
+def draw(root, output, **keywords):
     page = draw_dataset(root, output, **keywords)
     return page.read_text(), json.loads((output / "report.json").read_text())
 
@@ -75,7 +75,7 @@ def test_a_data_set_is_drawn_from_the_command_line(dataset, tmp_path, capsys):
 
 
 def test_the_page_needs_nothing_from_elsewhere(dataset, tmp_path):
-    page, _ = report(dataset, tmp_path / "look", tiles=1)
+    page, _ = draw(dataset, tmp_path / "look", tiles=1)
     assert not re.search(r"https?:|<script|<link|@import|url\(", page)
     assert set(re.findall(r'src="([^,]*),', page)) == {"data:image/png;base64"}
     assert "prefers-color-scheme:dark" in page
@@ -92,25 +92,40 @@ def test_the_same_seed_draws_the_same_tiles(dataset, tmp_path):
 def test_counts_are_those_of_the_truth(tmp_path):
     rows = {
         0: [box(1, redshift=0.5), box(2, redshift=np.nan), box(3, class_id=1, redshift=np.nan), box(4, flags=128)],
-        2: [box(1, redshift=1.5, flags=1)],
+        2: [box(1, redshift=1.5, flags=1), box(2, redshift=1.5, area_pix=0)],
     }
     rows[0].append(box(1, redshift=0.5))  # the same object once more, as on a border
-    _, found = report(write_dataset(tmp_path / "ds", tiles=4, rows=rows), tmp_path / "look")
+    _, found = draw(write_dataset(tmp_path / "ds", tiles=4, rows=rows), tmp_path / "look")
     train, val, test = (found["splits"][split] for split in ("train", "val", "test"))
     assert (train["tiles"], train["rows"], train["objects"], train["labelled"], train["faint"]) == (2, 5, 4, 4, 1)
     assert train["classes"] == {"galaxy": 3, "star": 1} and train["tiles_without_objects"] == 1
     assert train["missing"]["redshift"] == 1, "a star lacks no redshift"
     assert train["missing"]["brightness in r"] == 4
     assert val["rows"] == 0 and val["tiles_without_objects"] == 1
+    assert (test["rows"], test["labelled"], test["without_outline"]) == (2, 1, 1)
     assert test["flags"]["EDGE"] == 1 and test["area_arcmin2"] == pytest.approx(40 * 48 / 3600)
     assert found["distributions"]["redshift"]["train"] == {
         "n": 3 - 1, "missing": 2, "median": 0.5, "p16": 0.5, "p84": 0.5,
     }  # fmt: skip
 
 
+def test_matches_of_all_fields_are_added_up(tmp_path):
+    root = write_dataset(tmp_path / "ds")
+    description = yaml.safe_load((root / "dataset.yaml").read_text())
+    match = {"matched": 7, "ambiguous": 2, "median_separation_arcsec": 0.1}
+    match["separations"] = {"edges_arcsec": [0, 0.5, 1.0], "counts": [5, 2]}
+    report = {"catalogues": {"coadd": {"rows": 9}}, "match": match, "redshifts": {}}
+    description["provenance"] = {"fields": [{"name": "a", "report": report}, {"name": "b"}, {"report": report}]}
+    (root / "dataset.yaml").write_text(yaml.safe_dump(description))
+    page, _ = draw(root, tmp_path / "look")
+    for label, number in (("catalogues, coadd, rows", 18), ("match, matched", 14), ("match, ambiguous", 4)):
+        assert f"<td>{label}</td><td>{number}</td>" in page
+    assert "median separation" not in page and (tmp_path / "look" / "matches.png").is_file()
+
+
 def test_magnitudes_and_colours_come_from_fluxes_where_there_are_no_magnitudes(tmp_path):
     rows = {0: [box(i, flux_F444W=1000.0, flux_F090W=100.0, mag_F115W=25.0) for i in range(1, 5)]}
-    _, found = report(write_dataset(tmp_path / "ds", bands=NINE[::-1], rows=rows), tmp_path / "look")
+    _, found = draw(write_dataset(tmp_path / "ds", bands=NINE[::-1], rows=rows), tmp_path / "look")
     medians = {name: parts["train"]["median"] for name, parts in found["distributions"].items()}
     assert medians["mag_F444W"] == pytest.approx(31.4 - 7.5) and medians["mag_F115W"] == 25.0
     assert medians["F090W-F115W"] == pytest.approx(26.4 - 25.0), "colours are of neighbours in wavelength"
@@ -123,7 +138,7 @@ def test_noise_is_measured_on_the_sky(tmp_path):
         image = fits["IMAGE"].read()
         image[:, 5:8, 3:5] = 1e6  # the object
         fits["IMAGE"].write(image)
-    _, found = report(root, tmp_path / "look")
+    _, found = draw(root, tmp_path / "look")
     for band in found["pixels"].values():
         assert band["noise_njy"] == 3.0 and band["scatter_n"] == 9 and band["masked"] == 0
         assert band["scatter"] == pytest.approx(1, abs=4 * 0.0093), "MAD of 128^2 values: 1.17 / sqrt(2 n) = 0.65 %"
@@ -145,12 +160,12 @@ def test_correlated_noise_shows(tmp_path):
 )
 def test_any_bands_empty_tiles_and_no_redshifts_are_drawn(tmp_path, bands, rows):
     root = write_dataset(tmp_path / "ds", bands=bands, rows=rows)
-    page, found = report(root, tmp_path / "look", tiles=1)
+    page, found = draw(root, tmp_path / "look", tiles=1)
     assert found["bands"] == bands and page.count("<h3>t") == 2
 
 
 def test_tiles_without_a_valid_pixel_are_drawn(tmp_path):
-    _, found = report(write_dataset(tmp_path / "ds", mask=True), tmp_path / "look")
+    _, found = draw(write_dataset(tmp_path / "ds", mask=True), tmp_path / "look")
     assert found["pixels"]["r"]["masked"] == 1
     assert found["pixels"]["r"]["noise_njy"] is None and found["pixels"]["r"]["noise_njy_n"] == 0
 
@@ -164,10 +179,11 @@ def test_the_map_crosses_right_ascension_zero(tmp_path):
     assert corners[1, 0, 0] == pytest.approx(0.5 / 3600, abs=1e-6)
     offsets, _, unit = drawing._tangent(corners)
     assert unit == "arcmin" and np.abs(offsets).max() < 1.5
-    page, _ = report(root, tmp_path / "look")
+    page, _ = draw(root, tmp_path / "look")
     assert (tmp_path / "look" / "sky.png").is_file() and "No map" not in page
 
 
+@pytest.mark.slow
 def test_a_data_set_of_many_tiles_takes_little_memory(tmp_path, monkeypatch):
     root = write_dataset(tmp_path / "ds", tiles=3, rows={0: [box(1, redshift=1.0, snr=10.0)]}, wcs=True)
     tiles, truth = pd.read_parquet(root / "split.parquet"), pd.read_parquet(root / "truth.parquet")
@@ -179,7 +195,7 @@ def test_a_data_set_of_many_tiles_takes_little_memory(tmp_path, monkeypatch):
     rows.assign(tile=np.arange(200_000) // 20, id=np.arange(200_000)).to_parquet(root / "truth.parquet", index=False)
     read = []
     monkeypatch.setattr(drawing, "read_tile", lambda path, planes: read.append(path) or census_tile(len(planes)))
-    _, found = report(root, tmp_path / "look", tiles=2)
+    _, found = draw(root, tmp_path / "look", tiles=2)
     assert len(read) == drawing.MEASURED_TILES + 4
     assert found["splits"]["train"]["objects"] == 160_000
     tracemalloc.start()
