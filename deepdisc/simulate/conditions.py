@@ -114,11 +114,11 @@ class Conditions:
         """(B,) full width at half maximum of the PSF before the pixel."""
         return self.psf_width * [fwhm_arcsec(_spec(band, self.moffat_beta), band.pivot_nm) for band in self.bands]
 
-    def psf_radius_arcsec(self, band: int, per_arcsec2: float) -> float:
-        """Radius beyond which the PSF of flux 1, averaged over directions, is fainter than this per square arcsec."""
+    def psf_radius_arcsec(self, band: int, per_arcsec2: np.ndarray) -> np.ndarray:
+        """(N,) radii beyond which the PSF of flux 1 is everywhere fainter than (N,) these, per square arcsec."""
         radius, brightness = radial_profile(_spec(self.bands[band], self.moffat_beta), self.bands[band].pivot_nm)
         width = float(self.psf_width[band])
-        return width * float(np.interp(-per_arcsec2 * width**2, -brightness, radius))
+        return width * np.interp(-np.asarray(per_arcsec2) * width**2, -brightness, radius)
 
     # ----------------------------------------------------------------------------------------------------------- dust
     def ebv_at(self, x: Any, y: Any) -> np.ndarray:

@@ -184,16 +184,19 @@ def fwhm_arcsec(psf: PSF, wavelength_nm: float) -> float:
 
 @functools.cache
 def radial_profile(psf: PSF, wavelength_nm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Radii (arcsec) and the mean surface brightness (per square arcsec, of flux 1, falling) at and beyond each."""
+    """Radii (arcsec) and the highest surface brightness (per square arcsec, of flux 1) at or beyond each, in any
+    direction: spikes count.
+    """
     profile, side = psf.profile(wavelength_nm), 257
     radii, brightness = [], []
     for step in fwhm_arcsec(psf, wavelength_nm) * np.array([0.1, 1.0]):
         image = profile.drawImage(nx=side, ny=side, scale=step, method="no_pixel", dtype=np.float64).array / step**2
         pixels = np.hypot(*(np.indices(image.shape) - side // 2)).round().astype(int).ravel()
-        mean = np.bincount(pixels, image.ravel()) / np.bincount(pixels)
+        brightest = np.zeros(pixels.max() + 1)
+        np.maximum.at(brightest, pixels, image.ravel())
         wanted = slice(0 if not radii else 13, side // 2)  # the coarse picture goes on where the fine one ends
-        radii.append(np.arange(len(mean))[wanted] * step)
-        brightness.append(mean[wanted])
+        radii.append(np.arange(len(brightest))[wanted] * step)
+        brightness.append(brightest[wanted])
     falling = np.maximum.accumulate(np.concatenate(brightness)[::-1])[::-1]
     return np.concatenate(radii), np.maximum(falling, 0)
 

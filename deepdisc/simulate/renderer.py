@@ -41,6 +41,7 @@ NEGLIGIBLE_WIDE = 1e-3  # share of an object's light that may come back from bey
 FAINT_WIDE = 3e-3  # ... for those of its Gaussians of whose light more than this comes back
 ALIASES = 0.05  # oversampled where aliases of a point would exceed this share of its noise
 SMALLEST_PICTURE = 128  # of a PSF that is drawn, pixels
+LOST = 1e-5  # share of its light that may lie outside of a picture which is taken for a larger one as well
 BATCH = {"cpu": 2**21, "cuda": 2**26}  # complex numbers at a time
 
 
@@ -153,11 +154,14 @@ class Renderer:
             share.append(disk * shapes.knot_share[:, None])
         flux = self._tensor(np.stack(share, axis=-1) * shapes.flux[..., None])  # (N, B, C)
         flat = torch.view_as_real(torch.stack(parts, dim=1)).flatten(2)
-        seen = torch.view_as_complex((flux @ flat).unflatten(-1, (n * s, n * s // 2 + 1, 2)))
-        cells = torch.from_numpy(shapes.cell).to(self._device)
-        light = grid.to_pixels(seen.mul_(self._optics.transforms(grid, shapes, cells)))
-        side = 2 * half + 1
-        light = light[..., :side, :side]
+        optics = self._optics.transforms(grid, shapes, torch.from_numpy(shapes.cell).to(self._device))
+        side, light = 2 * half + 1, []
+        # Grids so large that one object exceeds the batch take the bands in turn.
+        for bands in torch.arange(flux.shape[1]).split(max(1, BATCH[self._device.type] // flat[:, 0].numel())):
+            here = slice(int(bands[0]), int(bands[-1]) + 1)
+            seen = torch.view_as_complex((flux[:, here] @ flat).unflatten(-1, (n * s, n * s // 2 + 1, 2)))
+            light.append(grid.to_pixels(seen.mul_(optics[:, here]))[..., :side, :side])
+        light = torch.cat(light, dim=1)
         for part, name in enumerate(("disk", "bulge")[: 1 + has_bulge]):
             self._take_off_wrapped(light, flux[..., part], shapes, name, n)
         y0, x0 = (torch.from_numpy((corner - half).astype(np.int64)).to(self._device) for corner in (y, x))
@@ -393,6 +397,9 @@ class Optics:
         """(B, odd, odd) float32 pictures, at least as large as the grid; drawn once for grids up to a power of 2."""
         side = max(SMALLEST_PICTURE, 2 ** (grid.n - 1).bit_length())
         key = (side, grid.s, cell)
+        smaller = self._pictures.get((side // 2, grid.s, cell))
+        if key not in self._pictures and smaller is not None and abs(smaller.sum(axis=(1, 2)) - 1).max() < LOST:
+            self._pictures[key] = np.pad(smaller, ((0, 0), *[(side * grid.s // 4,) * 2] * 2))
         if key not in self._pictures:
             pictures = np.empty((len(profiles), side * grid.s + 1, side * grid.s + 1), dtype=np.float32)
             for profile, picture in zip(profiles, pictures, strict=True):

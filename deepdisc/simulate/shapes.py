@@ -171,9 +171,8 @@ def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
         radius[seen] = sersic.radius_of_level(total[seen], n[seen], matrix[seen])
         return radius
 
-    point = PointReach(conditions)
-    of_point = point(amplitude)
-    of_knots = point(amplitude * (shapes.knot_share / np.maximum(shapes.knots, 1))[:, None])
+    of_point = _point_reach(amplitude, conditions)
+    of_knots = _point_reach(amplitude * (shapes.knot_share / np.maximum(shapes.knots, 1))[:, None], conditions)
     major = np.linalg.norm(np.nan_to_num(shapes.disk_map), ord=2, axis=(1, 2))
     radius = np.max(
         [
@@ -188,41 +187,13 @@ def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
     return np.clip(np.ceil(radius + width), *HALF_SIZES).astype(int)
 
 
-class PointReach:
-    """How far from a point its light exceeds STAMP_LEVEL, from pictures of the PSFs in the middle of the field."""
+def _point_reach(amplitude: np.ndarray, conditions: Conditions) -> np.ndarray:
+    """(N,) radius in pixels within which a point's light exceeds STAMP_LEVEL.
 
-    # Pictures of the PSF: (pixels on a side, pixels of the field per pixel of the picture).
-    PICTURES = ((33, 1), (129, 8))
-
-    def __init__(self, conditions: Conditions):
-        scale = conditions.instrument.pixel_scale_arcsec
-        self._radius, self._level = [], []
-        for band in range(len(conditions.bands)):
-            psf, rings = conditions.psf(band), []
-            for side, coarse in self.PICTURES:
-                light = psf.drawImage(nx=side, ny=side, scale=scale * coarse, method="no_pixel").array / coarse**2
-                y, x = np.indices(light.shape) - side // 2
-                ring = np.hypot(x, y).round().astype(int)
-                brightest = np.zeros(ring.max() + 1)
-                np.maximum.at(brightest, ring, light)
-                radius = coarse * np.arange(side // 2 + 1)
-                rings.append((radius, brightest[: len(radius)]))
-            (near, light_near), (far, light_far) = rings
-            beyond = far > near[-1]
-            level = np.concatenate([light_near, light_far[beyond]])
-            self._radius.append(np.concatenate([near, far[beyond]]).astype(float))
-            self._level.append(np.maximum.accumulate(level[::-1])[::-1])
-
-    def __call__(self, amplitude: np.ndarray) -> np.ndarray:
-        """(N,) radius in pixels.
-
-        Args:
-            amplitude: (N, B) total light over the noise of one pixel.
-        """
-        floor = STAMP_LEVEL / math.sqrt(amplitude.shape[1])
-        radii = []
-        for band, (radius, level) in enumerate(zip(self._radius, self._level, strict=True)):
-            needed = floor / np.maximum(amplitude[:, band], 1e-30)
-            last = len(level) - np.searchsorted(level[::-1], needed)  # rings as bright as that
-            radii.append(np.where(last > 0, radius[np.clip(last, 0, len(radius) - 1)], 0.0))
-        return np.max(radii, axis=0)
+    Args:
+        amplitude: (N, B) total light over the noise of one pixel.
+        conditions: of the field.
+    """
+    scale, bands = conditions.instrument.pixel_scale_arcsec, amplitude.shape[1]
+    level = STAMP_LEVEL / math.sqrt(bands) / np.maximum(amplitude, 1e-30) / scale**2  # of flux 1, per square arcsec
+    return np.max([conditions.psf_radius_arcsec(band, level[:, band]) for band in range(bands)], axis=0) / scale
