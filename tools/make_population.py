@@ -46,6 +46,7 @@ R_NORMALISE = 24.0  # CosmoDC2's counts are scaled to CatSim's number density br
 # stars: CatSim's
 R_BRIGHTEST_STAR, R_FAINTEST_STAR = 13.0, 26.0
 STAR_SHARE = 0.4
+R_BRIGHTEST, BRIGHT_ROWS = 8.0, 100  # brighter than the table's, down to R_BRIGHTEST_STAR: made of its brightest
 STAR_AREA_DEG2 = 1.0 * 0.942  # extent of the star table: RA -0.5..0.5, Dec -0.471..0.471
 
 # deep: 3D-HST GOODS-S
@@ -129,8 +130,25 @@ def stars(folder: Path) -> pd.DataFrame:
     share = np.modf(np.arange(len(source)) * 0.6180339887498949)[0] < STAR_SHARE
     kept = np.flatnonzero(share & source.r_ab.between(R_BRIGHTEST_STAR, R_FAINTEST_STAR))
     magnitudes = star_magnitudes(source.iloc[kept][[f"{band}_ab" for band in "ugrizy"]].to_numpy(np.float64))
-    table = pd.DataFrame(magnitudes, columns=star_columns(len(STAR_ANGSTROM)))
-    return table.assign(class_id=1, held_out=held_out(kept + 1_000_000))
+    table = pd.DataFrame(magnitudes, columns=star_columns(len(STAR_ANGSTROM))).assign(weight=1.0)
+    table = table.assign(class_id=1, held_out=held_out(kept + 1_000_000))
+    return pd.concat([table, bright_stars(table)], ignore_index=True)
+
+
+def bright_stars(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of 13 to 15 mag made brighter; their weights continue log N of 13 to 16 mag as a straight line."""
+    rng = np.random.default_rng(SEED)
+    column = star_columns(len(STAR_ANGSTROM))[STAR_ANGSTROM.index(6208.0)]
+    r = table[column].to_numpy()
+    numbers = [np.count_nonzero((r >= low) & (r < low + 1.5)) for low in (13.0, 14.5)]
+    slope = np.log10(numbers[1] / numbers[0]) / 1.5
+    wanted = rng.uniform(R_BRIGHTEST, R_BRIGHTEST_STAR, BRIGHT_ROWS)
+    per_mag = numbers[0] / 1.5 * 10 ** (slope * (wanted - 13.75))
+    parents = table.iloc[rng.choice(np.flatnonzero(r < 15), BRIGHT_ROWS)]
+    rows = parents.assign(weight=per_mag * (R_BRIGHTEST_STAR - R_BRIGHTEST) / BRIGHT_ROWS)
+    shift = wanted - rows[column].to_numpy()
+    rows[star_columns(len(STAR_ANGSTROM))] += shift[:, None]
+    return rows.assign(held_out=held_out(np.arange(BRIGHT_ROWS) + 2_000_000))
 
 
 # --------------------------------------------------------------------------------------------------------------- deep
@@ -286,7 +304,7 @@ def star_area_of_goods(folder: Path, some: pd.DataFrame) -> float:
     density = ((source.star_flag == 1) & source.mag_wfc3_f160w.between(19, 23)).sum() / GOODS_AREA_DEG2
     h = some[f"star_{STAR_ANGSTROM.index(16500.0)}"]
     print(f"deep: {density:.0f} stars of 19 < F160W < 23 per deg2")
-    return float(h.between(19, 23).sum() / density)
+    return float(some.weight[h.between(19, 23)].sum() / density)
 
 
 if __name__ == "__main__":
