@@ -171,38 +171,45 @@ def _solve_sparse(row: np.ndarray, column: np.ndarray, quality: np.ndarray, shap
 
 
 # --------------------------------------------------------------------------------------------------------- distance
-def near_points(
-    pred: np.ndarray, truth: np.ndarray, distance: float, p: float = 2.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of points (P, D) and (T, D) no farther apart than `distance`, and how far they are; NaN is near nothing.
+def tree_of(points: np.ndarray) -> cKDTree:
+    """A KD-tree of finite points (N, D); cut at the middle of cells, which takes half the time of a balanced one."""
+    return cKDTree(points, balanced_tree=False)
+
+
+def near_pairs(a: cKDTree, b: cKDTree, distance: float, p: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of two trees' points no farther apart than `distance`, and how far they are.
 
     Args:
-        pred: points.
-        truth: points.
+        a: tree of one set of points.
+        b: of the other.
         distance: the largest.
         p: 2 for straight lines, infinity for the largest difference of the coordinates.
 
     Raises:
         InputError: there are more than MOST_PAIRS.
     """
-    good = [np.flatnonzero(np.isfinite(points).all(1)) for points in (pred, truth)]
-    if not len(good[0]) or not len(good[1]):
-        return NO_PAIRS.pred, NO_PAIRS.truth, NO_PAIRS.quality
-    # Trees cut at the middle of a cell are built twice as fast as balanced ones.
-    a, b = (cKDTree(points[rows], balanced_tree=False) for points, rows in zip((pred, truth), good, strict=True))
     if a.n * b.n > MOST_PAIRS and (count := int(a.count_neighbors(b, distance, p=p))) > MOST_PAIRS:
         raise InputError(
             f"{a.n:,} and {b.n:,} objects have {count:,} pairs within reach of each other, more than {MOST_PAIRS:,}; "
             "choose a smaller distance to match by, and check the units of positions and sizes"
         )
     found = a.sparse_distance_matrix(b, distance, p=p, output_type="ndarray")
-    return good[0][found["i"]], good[1][found["j"]], found["v"]
+    return found["i"], found["j"], found["v"]
 
 
 def close_pairs(pred: np.ndarray, truth: np.ndarray, max_distance: float) -> Pairs:
-    """All pairs of points (P, D) and (T, D) no farther apart than `max_distance`; quality `1 - distance / limit`."""
-    i, j, distance = near_points(pred, truth, max_distance)
-    return Pairs(i, j, 1 - distance / max_distance)
+    """All pairs of points (P, D) and (T, D) no farther apart than `max_distance`; quality `1 - distance / limit`.
+
+    Points that are not finite are near nothing.
+
+    Raises:
+        InputError: there are more than MOST_PAIRS.
+    """
+    good = [np.flatnonzero(np.isfinite(points).all(1)) for points in (pred, truth)]
+    if not len(good[0]) or not len(good[1]):
+        return NO_PAIRS
+    i, j, distance = near_pairs(tree_of(pred[good[0]]), tree_of(truth[good[1]]), max_distance)
+    return Pairs(good[0][i], good[1][j], 1 - distance / max_distance)
 
 
 def sky_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from deepdisc.errors import InputError
-from deepdisc.matching import Pairs, near_points
+from deepdisc.matching import Pairs, near_pairs, tree_of
 
 _FAR = 1e9  # pixels between fields: none of one may be near any of another
 _PIXELS_AT_ONCE = 1 << 22
@@ -29,9 +30,9 @@ def touching_boxes(
     sides = [np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (pred, truth)]
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     classes = [list(_size_classes(boxes, None if groups is None else groups[k])) for k, boxes in enumerate(sides)]
-    for rows_a, points_a, size_a in classes[0]:
-        for rows_b, points_b, size_b in classes[1]:
-            i, j, _ = near_points(points_a, points_b, (size_a + size_b) / 2, p=np.inf)
+    for rows_a, tree_a, size_a in classes[0]:
+        for rows_b, tree_b, size_b in classes[1]:
+            i, j, _ = near_pairs(tree_a, tree_b, (size_a + size_b) / 2, p=np.inf)
             i, j = rows_a[i], rows_b[j]
             a, b = sides[0][i], sides[1][j]
             overlap = (a[:, :2] < b[:, 2:]).all(1) & (b[:, :2] < a[:, 2:]).all(1)
@@ -39,11 +40,11 @@ def touching_boxes(
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
 
-def _size_classes(boxes: np.ndarray, group: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+def _size_classes(boxes: np.ndarray, group: np.ndarray | None) -> Iterator[tuple[np.ndarray, cKDTree, float]]:
     """Boxes by octave of their longer side, so that one huge box does not widen the search around small ones.
 
     Yields:
-        rows (n,), their centres (n, 2 or 3; fields lie far apart in the third coordinate), and the longest side.
+        rows (n,), the tree of their centres (fields lie far apart in a third coordinate), and the longest side.
     """
     rows = np.flatnonzero(finite_boxes(boxes))
     side = (boxes[rows, 2:] - boxes[rows, :2]).max(1)
@@ -53,7 +54,7 @@ def _size_classes(boxes: np.ndarray, group: np.ndarray | None) -> Iterator[tuple
     octave = np.floor(np.log2(side)).astype(int)
     for size in np.unique(octave):
         chosen = octave == size
-        yield rows[chosen], points[chosen], float(side[chosen].max())
+        yield rows[chosen], tree_of(points[chosen]), float(side[chosen].max())
 
 
 def box_overlaps(pred: np.ndarray, truth: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None) -> Pairs:
