@@ -27,7 +27,7 @@ from deepdisc.simulate.conditions import Conditions, draw_conditions
 from deepdisc.simulate.effects import MASK_BITS, FieldEffects, draw_field_effects
 from deepdisc.simulate.exposures import WeightedMean, blurred, draw_exposures
 from deepdisc.simulate.instruments import Instrument
-from deepdisc.simulate.lensing import lens_objects, turn_for_ring
+from deepdisc.simulate.lensing import ConvergenceMap, lens_objects, turn_for_ring
 from deepdisc.simulate.objects import draw_objects
 from deepdisc.simulate.observe import Observed, PixelFlags, camera_of, displaced, observe, stars_of
 from deepdisc.simulate.outlines import amodal_table
@@ -168,6 +168,42 @@ def field_conditions(sky: Sky, number: int, seed: int) -> Conditions:
     return draw_conditions(sky, instrument, _place(sky, number), _random(sky, number, seed)(CONDITIONS))
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a field is before it is painted.
+
+    Attributes:
+        sky: settings.
+        conditions: of the field.
+        objects: their table, lensed.
+        convergence: the random convergence field, where there is one.
+        effects: what the field has drawn of `sky.effects`; None without them.
+        random: makes the source of randomness of a stream.
+    """
+
+    sky: Sky
+    conditions: Conditions
+    objects: pd.DataFrame
+    convergence: ConvergenceMap | None
+    effects: FieldEffects | None
+    random: Random
+
+
+def draw_field(sky: Sky, number: int, seed: int) -> Drawn:
+    """Draw conditions, objects and effects of field `number`."""
+    random, conditions = _random(sky, number, seed), field_conditions(sky, number, seed)
+    population = Population.load(sky.population, sky.population_part, sky.templates)
+    objects = draw_objects(sky, conditions, population, random(OBJECTS))
+    if sky.lensing is not None and sky.lensing.ring_pairs:
+        objects = turn_for_ring(objects, number)
+    objects, convergence = lens_objects(sky.lensing, conditions, objects, random(LENSING))
+    if sky.lensing is not None:
+        e1, e2 = psf_ellipticity(conditions, objects.x.to_numpy(), objects.y.to_numpy())
+        objects = objects.assign(psf_e1=e1, psf_e2=e2)
+    effects = None if sky.effects is None else draw_field_effects(sky.effects, conditions, random(EFFECTS))
+    return Drawn(sky, conditions, objects, convergence, effects, random)
+
+
 def simulate_field(
     sky: Sky,
     number: int,
@@ -186,56 +222,37 @@ def simulate_field(
         workers: processes that paint it.
         progress: told how many more objects are painted, and how many there are.
     """
-    random, conditions = _random(sky, number, seed), field_conditions(sky, number, seed)
-    bands = [band.name for band in conditions.bands]
-    population = Population.load(sky.population, sky.population_part, sky.templates)
-    objects = draw_objects(sky, conditions, population, random(OBJECTS))
-    if sky.lensing is not None and sky.lensing.ring_pairs:
-        objects = turn_for_ring(objects, number)
-    objects, convergence = lens_objects(sky.lensing, conditions, objects, random(LENSING))
-    if sky.lensing is not None:
-        e1, e2 = psf_ellipticity(conditions, objects.x.to_numpy(), objects.y.to_numpy())
-        objects = objects.assign(psf_e1=e1, psf_e2=e2)
-    effects = None if sky.effects is None else draw_field_effects(sky.effects, conditions, random(EFFECTS))
+    field = draw_field(sky, number, seed)
+    conditions, objects = field.conditions, field.objects
     tell = None if progress is None else lambda count: progress(count, len(objects))
     scene = build_scene(sky, conditions, objects, workers, tell)
     truth = truth_table(conditions, objects, scene)
-    flags, widths = _observe_bands(_Field(sky, conditions, objects, effects, random, folder), scene)
+    flags, widths = _observe_bands(field, folder, scene)
     truth["flags"] |= flags.flags(truth)
     writing.write_segmentation(folder / "segmentation.fits", conditions.grid, scene.segmentation)
-    writing.write_truth(folder / "truth.parquet", truth, bands)
+    writing.write_truth(folder / "truth.parquet", truth, [band.name for band in conditions.bands])
     writing.write_outlines(folder / "outlines.parquet", amodal_table(scene.outlines))
-    if convergence is not None:
-        writing.write_lensing(folder / "lensing.fits", conditions.grid, convergence)
+    if field.convergence is not None:
+        writing.write_lensing(folder / "lensing.fits", conditions.grid, field.convergence)
     writing.write_mosaic(folder / "mosaic.yaml", conditions, widths, sky.effects is not None)
     faint = int((truth["flags"] & FLAGS["FAINT"].value > 0).sum())
     return Made(writing.describe(conditions), len(objects), len(truth) - faint, faint)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Field:
-    """What all bands of a field need."""
-
-    sky: Sky
-    conditions: Conditions
-    objects: pd.DataFrame
-    effects: FieldEffects | None
-    random: Random
-    folder: Path
-
-
-def _observe_bands(field: _Field, scene: Scene) -> tuple[PixelFlags, list[float]]:
+def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags, list[float]]:
     """Observe and write all bands; returns the flags and the PSF widths (arcsec) that the files state."""
     flags, widths, conditions = PixelFlags(scene.segmentation), [], field.conditions
     table = None
     if field.sky.exposures is not None:
         table = draw_exposures(field.sky.exposures, conditions, field.random(EXPOSURES))
-        writing.write_exposures(field.folder / "exposures.parquet", table)
+        writing.write_exposures(folder / "exposures.parquet", table)
     for index, band in enumerate(conditions.bands):
         if table is None:
-            observed, fwhm, depth = _one_image(field, index, scene.light[index])
+            observed = observe_band(field, index, scene.light[index])
+            fwhm, depth = float(conditions.psf_fwhm_arcsec[index]), float(conditions.depth_5sigma[index])
         else:
-            observed, fwhm, depth = _exposed(field, index, scene.light[index], table[table.band == band.name])
+            mine = table[table.band == band.name]
+            observed, fwhm, depth = _exposed(field, folder, index, scene.light[index], mine)
         stated = fwhm * (1 if field.effects is None else field.effects.stated_psf[index])
         widths.append(stated)
         if observed.mask is not None:
@@ -248,22 +265,23 @@ def _observe_bands(field: _Field, scene: Scene) -> tuple[PixelFlags, list[float]
             "DEPTH5": (round(float(depth), 5), "[mag] 5 sigma, point source, AB"),
             "GAIN": (round(float(gain), 7), "electrons per nJy"),
         }
-        writing.write_image(field.folder / f"{band.name}.fits", conditions.grid, observed, cards, "nJy")
+        writing.write_image(folder / f"{band.name}.fits", conditions.grid, observed, cards, "nJy")
     return flags, widths
 
 
-def _one_image(field: _Field, band: int, light: np.ndarray) -> tuple[Observed, float, float]:
-    """A band as one image, the width of its PSF (arcsec), and its depth."""
+def observe_band(field: Drawn, band: int, light: np.ndarray) -> Observed:
+    """A band as one image; (H, W) `light` is overwritten."""
     conditions, effects = field.conditions, field.sky.effects
     trails = 0.0 if effects is None else effects.satellite_trails / len(conditions.bands)
     camera = camera_of(conditions, band, trails=trails)
     stars = stars_of(field.objects, conditions.bands[band].name)
     rngs = field.random(NOISE, band), field.random(EFFECTS, band)
-    observed = observe(light, camera, effects, field.effects, stars, *rngs)
-    return observed, float(conditions.psf_fwhm_arcsec[band]), float(conditions.depth_5sigma[band])
+    return observe(light, camera, effects, field.effects, stars, *rngs)
 
 
-def _exposed(field: _Field, band: int, light: np.ndarray, table: pd.DataFrame) -> tuple[Observed, float, float]:
+def _exposed(
+    field: Drawn, folder: Path, band: int, light: np.ndarray, table: pd.DataFrame
+) -> tuple[Observed, float, float]:
     """Take and write a band's exposures; returns their mean, the width of its PSF (arcsec), and about its depth."""
     conditions, effects, one = field.conditions, field.sky.effects, field.conditions.bands[band]
     stars = stars_of(field.objects, one.name)
@@ -291,7 +309,7 @@ def _exposed(field: _Field, band: int, light: np.ndarray, table: pd.DataFrame) -
             always &= observed.mask
             marked = observed.mask & np.uint8(effects.masked_bits)
         mean.add(observed.image * factor, observed.variance * factor**2, marked, weights[-1])
-        _write_exposure(field, exposure, Observed(observed.image, observed.variance, marked))
+        _write_exposure(field, folder, exposure, Observed(observed.image, observed.variance, marked))
     share = np.array(weights) / sum(weights)
     fwhm = float(np.sqrt((share * table.seeing_arcsec.to_numpy() ** 2).sum()))
     noise = 1 / math.sqrt(sum(weights)) / conditions.sky_sigma_njy()[band]
@@ -300,7 +318,7 @@ def _exposed(field: _Field, band: int, light: np.ndarray, table: pd.DataFrame) -
     return Observed(image, variance, None if mask is None else mask | always), fwhm, depth
 
 
-def _write_exposure(field: _Field, exposure: Any, observed: Observed) -> None:
+def _write_exposure(field: Drawn, folder: Path, exposure: Any, observed: Observed) -> None:
     """Write one exposure in electrons per second, with what its header would know."""
     njy = np.float32(njy_per_count(exposure.zero_point))
     counts = Observed(observed.image / njy, observed.variance / njy**2, observed.mask)
@@ -315,7 +333,7 @@ def _write_exposure(field: _Field, exposure: Any, observed: Observed) -> None:
         "WIND": (round(exposure.wind_m_s, 3), "[m/s] speed of the wind"),
         "SEEING": (round(exposure.seeing_arcsec, 4), "[arcsec] full width at half maximum of the PSF"),
     }
-    writing.write_image(field.folder / exposure.file, field.conditions.grid, counts, cards, "electron/s")
+    writing.write_image(folder / exposure.file, field.conditions.grid, counts, cards, "electron/s")
 
 
 # ------------------------------------------------------------------------------------------------------------ progress

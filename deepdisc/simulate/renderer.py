@@ -69,6 +69,22 @@ class Batch:
         return torch.where(y_in[:, :, None] & x_in[:, None, :], number, shape[0] * shape[1])
 
 
+class Canvas:
+    """A field that batches are added to."""
+
+    def __init__(self, bands: int, shape: tuple[int, int], device: torch.device):
+        self._shape = shape
+        self._pixels = torch.zeros(bands, shape[0] * shape[1] + 1, device=device)  # the last one is outside
+
+    def add(self, batch: Batch, pixels: Tensor) -> None:
+        """Add a batch whose `pixels` these are."""
+        self._pixels.index_add_(1, pixels.reshape(-1), batch.light.transpose(0, 1).reshape(len(self._pixels), -1))
+
+    def light(self) -> Tensor:
+        """(B, H, W) float32, nJy."""
+        return self._pixels[:, :-1].reshape(len(self._pixels), *self._shape)
+
+
 class Renderer:
     """Draws the objects of one field.
 
@@ -85,14 +101,30 @@ class Renderer:
         self._tables: dict[float, int] = {}
         self._table = torch.empty(0, sersic.K_STEPS, device=self._device)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return self._device
+
+    def for_conditions(self, conditions: Conditions) -> Renderer:
+        """A renderer of another field, with what this one keeps of PSFs if they are the same."""
+        other = Renderer.__new__(Renderer)
+        other.__dict__.update(self.__dict__)
+        other._conditions = conditions
+        if not self._optics.serve(conditions):
+            other._optics = Optics(conditions, self._device)
+        return other
+
     def render(self, objects: pd.DataFrame) -> Tensor:
         """(B, H, W) float32 light of all objects, nJy."""
-        shape, bands = self._conditions.grid.shape, len(self._conditions.bands)
-        field = torch.zeros(bands, shape[0] * shape[1] + 1, device=self._device)
+        canvas = self.canvas()
         for batch in self.batches(Shapes.of(objects, self._conditions)):
-            pixels = batch.pixels(shape).reshape(-1)
-            field.index_add_(1, pixels, batch.light.transpose(0, 1).reshape(bands, -1))
-        return field[:, :-1].reshape(bands, *shape)
+            canvas.add(batch, batch.pixels(self._conditions.grid.shape))
+        return canvas.light()
+
+    def canvas(self) -> Canvas:
+        """An empty field."""
+        return Canvas(len(self._conditions.bands), self._conditions.grid.shape, self._device)
 
     def batches(self, shapes: Shapes) -> Iterator[Batch]:
         """The objects that reach into the field, in batches of equal grids."""
@@ -352,6 +384,17 @@ class Optics:
         low = 0.25
         near = [abs(one.kValue(low, 0)) for one in self._seen(0, 0.0, 0.0)]
         self.variance = float(np.mean([-2 * math.log(value) / low**2 for value in near]))
+
+    def serve(self, conditions: Conditions) -> bool:
+        """Whether the PSFs under other conditions are the same, in fields of the same shape."""
+        mine = self._conditions
+        return (
+            conditions.instrument == mine.instrument
+            and conditions.grid.shape == mine.grid.shape
+            and conditions.moffat_beta == mine.moffat_beta
+            and np.array_equal(conditions.psf_width, mine.psf_width)
+            and np.array_equal(conditions.psf_variation, mine.psf_variation)
+        )
 
     def smallest(self) -> int:
         """The smallest side of a grid that holds the share KEPT of every band's light in the field's first corner."""
