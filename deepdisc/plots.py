@@ -186,8 +186,8 @@ def tile(
     drawn.add_collection(PatchCollection(patches, facecolor="none", edgecolor=list(colors), linewidth=0.9))
     for box, text, color in zip(boxes, texts, colors, strict=True):
         if text:
-            x, y = np.clip(box[2], 0, w), np.clip(box[3], 0, h)
-            drawn.text(x, y, f" {text}", color=color, fontsize=6.5, clip_on=True, ha="left", va="bottom")
+            x, y = np.clip(box[0], 0, 0.95 * w), np.clip(box[3] + 0.003 * h, 0, 0.975 * h)
+            drawn.text(x, y, text, color=color, fontsize=6.5, clip_on=True, ha="left", va="bottom")
     drawn.set(xlim=(0, w), ylim=(0, h))
     return figure
 

@@ -134,13 +134,15 @@ def _matches(description: Mapping[str, Any], folder: Path) -> str:
         for label, number in _numbers_in(report):
             totals[label] = totals.get(label, 0) + number
     text = f"<h2>Catalogues and their matches</h2>{webpage.table(('', 'number'), totals.items())}"
-    separations = [part for report in reports if (part := (report.get("match") or {}).get("separations"))]
-    edges = {tuple(part["edges_arcsec"]) for part in separations}
-    if len(edges) != 1:
+    pairs = [part for report in reports if (part := (report.get("match") or {}).get("separations"))]
+    edges = {(name, tuple(part[name])) for part in pairs for name in part if name.startswith("edges_")}
+    if len(edges) != 1:  # fields that were matched within different distances cannot be added up
         return text
-    counts = np.sum([part["counts"] for part in separations], axis=0)
-    series = [plots.Series("", np.array(edges.pop()), counts, np.sqrt(counts), kind="steps")]
-    panel = plots.Panel("separation, arcsec", "matched pairs", series, note=f"n = {counts.sum():,}")
+    [(name, bins)] = edges
+    counts = np.sum([part["counts"] for part in pairs], axis=0)
+    series = [plots.Series("", np.array(bins), counts, np.sqrt(counts), kind="steps")]
+    label = f"separation, {name.removeprefix('edges_')}"
+    panel = plots.Panel(label, "matched pairs", series, note=f"n = {counts.sum():,}")
     picture = webpage.image(plots.png(plots.panels([panel])), "Pairs, with Poisson errors.", folder / "matches.png")
     return f'<div class="row"><div>{text}</div>{picture}</div>'
 
