@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 LICENCES = ("MIT", "BSD-3")
-COARSEST = 10.0  # Angstrom: finer structure (the atmosphere's lines) is averaged before thinning
-THINNING = 2e-3  # of the curve's peak
+COARSEST = 5.0  # Angstrom: finer structure (the atmosphere's lines) is averaged before thinning
+THINNING = 4e-4  # of the root of the curve's peak: finer where little light comes through, as in red leaks
 PSF_PIXELS, PSF_SCALE = 151, 0.02  # a square of 3 arcsec
 PSF_LEVEL = 3e-7  # of the total light: steps in which the images are stored
 
@@ -59,10 +59,7 @@ def thinned_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
     wavelength, throughput = np.loadtxt(path, unpack=True)
     throughput = np.clip(throughput, 0, None)
     x, y = averaged(wavelength, throughput)
-    above = np.flatnonzero(y > THINNING / 10 * y.max())
-    inside = slice(max(above[0] - 1, 0), above[-1] + 2)
-    x, y = x[inside], y[inside]
-    kept = thin(x, y, THINNING * y.max())
+    kept = thin(x, np.sqrt(y / y.max()), THINNING)
     x, y = x[kept], y[kept]
     return x, y * np.trapezoid(throughput / wavelength, wavelength) / np.trapezoid(y / x, x)
 

@@ -13,8 +13,8 @@ from scipy.optimize import nnls
 from scipy.spatial import cKDTree
 from scipy.special import gammainc, gammaincinv
 
-from deepdisc.photometry import njy_from_mag
-from deepdisc.simulate.population import ATOM_COLUMNS, LIGHT_COLUMNS, MOST_ATOMS
+from deepdisc.photometry import mag_from_njy, njy_from_mag
+from deepdisc.simulate.population import ATOM_COLUMNS, LIGHT_COLUMNS, MOST_ATOMS, star_fluxes
 from deepdisc.simulate.spectra import Atom, atom_spectra, flux_table
 
 # Dust in front of the templates that have none of their own to speak of; the others are those of real galaxies.
@@ -181,14 +181,23 @@ def _planck_mag(angstrom: np.ndarray, temperature: np.ndarray) -> np.ndarray:
 def star_magnitudes(ugrizy: np.ndarray) -> np.ndarray:
     """(N, 12) magnitudes of stars at STAR_ANGSTROM.
 
-    The six given ones as they are; beyond them black bodies of the temperature that the colour g - i stands for, joined
-    to u and y. Molecular bands in the infrared, and the metals' absorption in the ultraviolet, are not in them.
+    From u to y such that the filters give the given ones; beyond them black bodies of the temperature that the colour
+    g - i stands for, joined to u and y. Molecular bands in the infrared, and the metals' absorption in the ultraviolet,
+    are not in them.
 
     Args:
         ugrizy: (N, 6) AB magnitudes, LSST filters.
     """
     temperature = np.interp(ugrizy[:, 1] - ugrizy[:, 3], _G_MINUS_I, _TEMPERATURE)
-    body = _planck_mag(np.array(STAR_ANGSTROM), temperature)
+    given, body = ugrizy, _planck_mag(np.array(STAR_ANGSTROM), temperature)
+    for _ in range(4):  # so that the spectrum seen through the filters, which are broad, has the magnitudes given
+        seen = mag_from_njy(star_fluxes(np.array(STAR_ANGSTROM), _extended(given, body), STAR_BANDS))
+        given = given + ugrizy - seen
+    return _extended(given, body)
+
+
+def _extended(ugrizy: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """(N, 12) magnitudes: six given ones, and black bodies joined to the first and the last."""
     blue = body[:, :1] - body[:, 1:2] + ugrizy[:, :1]
     red = body[:, 7:] - body[:, 6:7] + ugrizy[:, 5:]
     return np.concatenate([blue, ugrizy, red], axis=1)

@@ -33,12 +33,12 @@ class Filter:
     @property
     def pivot_angstrom(self) -> float:
         """Pivot wavelength sqrt(int T l dl / int T dl / l) (Tokunaga & Vacca 2005, PASP 117, 421)."""
-        wavelength, throughput = self.wavelength_angstrom, self.throughput
-        return float(
-            np.sqrt(
-                np.trapezoid(throughput * wavelength, wavelength) / np.trapezoid(throughput / wavelength, wavelength)
-            )
-        )
+        return float(np.sqrt(self._integral(1) / self._integral(-1)))
+
+    def _integral(self, power: int) -> float:
+        """Integral of the throughput times a power of the wavelength."""
+        fine = self.sampled(np.ptp(self.wavelength_angstrom) / 2000)
+        return float(np.trapezoid(fine.throughput * fine.wavelength_angstrom**power, fine.wavelength_angstrom))
 
     def sampled(self, step_angstrom: float) -> Filter:
         """The same curve with points no further apart than this."""
@@ -55,11 +55,7 @@ class Filter:
 
         An AB magnitude of 0 is 3631 Jy (Oke & Gunn 1983, ApJ 266, 713): f_nu / (h nu) photons per second, m2 and Hz.
         """
-        photons = (
-            3631e-26
-            / 6.62607015e-34
-            * np.trapezoid(self.throughput / self.wavelength_angstrom, self.wavelength_angstrom)
-        )
+        photons = 3631e-26 / 6.62607015e-34 * self._integral(-1)
         return float(2.5 * np.log10(photons * area_m2))
 
 
