@@ -62,19 +62,23 @@ class Detect:
             )
 
 
-def detect(mosaic: Mosaic, settings: Detect) -> np.ndarray:
-    """Find objects.
+def detect(significance: np.ndarray, bad: np.ndarray, settings: Detect) -> np.ndarray:
+    """Find objects in a stack.
+
+    Args:
+        significance: (height, width) float32, see `stack`.
+        bad: (height, width) bool, where there are no data.
+        settings: how.
 
     Returns:
         (height, width) int32: 0 = background, objects numbered from 1.
 
     Raises:
-        InputError: the library is missing, or a band is not there.
+        InputError: the library is missing.
     """
     library = require_extra(settings.method, "classical")
     if settings.method == "photutils" and settings.deblend_contrast < 1:
         require_extra("skimage", "classical")  # photutils deblends with it
-    significance, bad = stack(mosaic, settings)
     find = _find_sep if settings.method == "sep" else _find_photutils
     return find(library, significance, bad, settings).astype(np.int32)
 

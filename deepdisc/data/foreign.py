@@ -144,8 +144,6 @@ class Redshifts(Source):
         names, unit = (["ra", "dec"], "arcsec") if on_sky else (["x", "y"], "pix")
         radius = self.radius_arcsec if on_sky and self.radius_arcsec else self.radius_pix or (0.5 if on_sky else 2.0)
         match = crossmatch(truth[names].to_numpy(float), rows[names].to_numpy(float), radius, unit)
-        if len(match) == 0:
-            logger.warning("field %s: no object has a redshift of %s", label, self.name)
         values = np.full(len(truth), np.nan)
         kept = np.ones(len(match), bool) if self.ambiguous == "keep" else ~match.ambiguous
         values[match.first[kept]] = rows.redshift.to_numpy()[match.second[kept]]
@@ -236,7 +234,6 @@ def read_catalogues(
             about["listed_before"] = int(repeated.sum())
             rows = rows[~repeated]
         about["used"] = len(rows)
-        logger.info("%s: %s", where, ", ".join(f"{key} {value}" for key, value in about.items()))
         report["catalogues"][source.name] = about
         parts.append(rows.assign(catalogue=source.name))
     return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), report

@@ -5,6 +5,7 @@ What a recipe says is read by `deepdisc.data.recipe` and described in datasets/R
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
+from deepdisc.data.match_report import report_lines, summed
 from deepdisc.data.mosaic import Mosaic
 from deepdisc.data.recipe import Entry, Recipe, read_recipe
 from deepdisc.data.regrid import regrid
@@ -28,6 +30,9 @@ from deepdisc.errors import InputError, first_line
 from deepdisc.files import atomic_folder, refuse_to_overwrite, sha256
 
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+logger = logging.getLogger(__name__)
+
 _OUTLINE_COLUMNS = ["id", "y0", "x0", "height", "width", "rle"]
 
 
@@ -113,6 +118,9 @@ def prepare(
         scratch = temporary / "scratch"
         scratch.mkdir()
         fields = _open_fields(contents, bands or contents.bands, scratch)
+        reports = {item.name: item.provenance["report"] for item in fields if "report" in item.provenance}
+        for line in report_lines(reports) if reports else ():
+            logger.info(line)
         block_pix = _block_pix(contents, fields[0].pixel_scale_arcsec)
         guard_pix = contents.splits.guard_pix if guard_pix is None else guard_pix
         areas = plan_areas(fields, shares, guard_pix, seed, block_pix, tile_size)
@@ -127,6 +135,8 @@ def prepare(
         if fields[0].split is None:
             about |= {"fractions": shares, "guard_pix": guard_pix, "block_pix": block_pix}
         about["fields"] = [{"name": item.name, **item.provenance} for item in fields]
+        if len(reports) > 1:
+            about["report"] = summed(list(reports.values()))
         if contents.provenance is not None:
             about["recipe"] = contents.provenance
         named = {"name": contents.name, "survey": contents.survey}

@@ -28,7 +28,7 @@ _KEYS = (
 )  # fmt: skip
 _TRUTH_KEYS = ("truth", "segmentation", "outlines")
 _SURVEY_KEYS = (
-    "catalogue", "same_object_arcsec", "redshifts", "segmentation", "detect", "match", "problems", "faint",
+    "catalogue", "same_object_arcsec", "redshifts", "segmentation", "detect", "fluxes", "match", "problems", "faint",
 )  # fmt: skip
 _FIELD_KEYS = ("name", "each", "mosaic", "regrid", "ebv", "split", "conditions")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

@@ -8,7 +8,6 @@ Legend: *row* = object of a catalogue; *segment* = object of the segmentation ma
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from deepdisc.data.crossmatch import Match, common_offset, crossmatch
 from deepdisc.data.detection import Detect, detect, segment_table, stack
 from deepdisc.data.foreign import Catalogue, Problems, Redshifts, read_catalogues, read_list
 from deepdisc.data.keys import check_choice, check_positive, from_keys
+from deepdisc.data.kron import kron_fluxes
 from deepdisc.data.mosaic import Mosaic
 from deepdisc.data.shapes import draw_outlines, outline_table
 from deepdisc.data.truth import read_segmentation
@@ -32,8 +32,6 @@ WITHOUT_SEGMENT = ("ellipse", "circle", "keep", "drop")
 WITHOUT_ROW = ("mask", "keep", "drop")
 BY = ("position", "id")
 MASKED = -1  # in the segmentation map: light that nobody knows; masked in every band
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ class Survey:
         redshifts: in order of rank; before the catalogues' own.
         segmentation: a given map, or None.
         detection: how to make one, or None.
+        fluxes: "kron" to measure those that no catalogue says; None for none.
         match: of rows and segments.
         problems: what to do about bad rows.
         faint: condition on the truth's columns; objects for which it holds are flagged FAINT: listed, not trained on.
@@ -96,6 +95,7 @@ class Survey:
     redshifts: tuple[Redshifts, ...] = ()
     segmentation: Path | None = None
     detection: Detect | None = None
+    fluxes: str | None = None
     match: Matching = field(default_factory=Matching)
     problems: Problems = field(default_factory=Problems)
     faint: str | None = None
@@ -120,6 +120,7 @@ class Survey:
                 "of several catalogues, and they need it"
             )
         check_positive(same, f"{place}: same_object_arcsec")
+        check_choice(content.get("fluxes", "kron"), ["kron"], f"{place}: fluxes")
         match = from_keys(Matching, content.get("match", {}), f"{place}: match")
         if match.by == "id" and (segmentation is None or len(catalogues) != 1):
             raise InputError(f"{place}: `match: {{by: id}}` needs a segmentation map and the one catalogue of its ids")
@@ -133,6 +134,7 @@ class Survey:
             redshifts=read_list(Redshifts, content.get("redshifts"), folder, f"{place}: redshifts"),
             segmentation=None if segmentation is None else folder / segmentation,
             detection=None if settings is None else from_keys(Detect, settings, f"{place}: detect"),
+            fluxes=content.get("fluxes"),
             match=match,
             problems=from_keys(Problems, content.get("problems", {}), f"{place}: problems"),
             faint=content.get("faint"),
@@ -158,45 +160,48 @@ def make_truth(
         InputError: anything wrong in catalogues or maps, or nothing of them fits the mosaic.
     """
     rows, report = read_catalogues(survey, mosaic, class_names, label)
-    segmentation, segments = _segments(survey, mosaic, label)
+    segmentation, segments, light = _segments(survey, mosaic, label)
     report["segments"] = len(segments)
     if survey.catalogues:
         match = _match(survey.match, rows, segments, mosaic, label)
         objects = _joined(rows, segments, match, survey.match, report)
+        objects["class_name"] = objects.class_name.fillna(class_names[0])
     else:
         match, objects = None, segments.assign(class_name=class_names[0])
     if match is not None:
         report["match"] = match.report()
-        _log_match(report, survey.match, label)
     unclaimed = segments.segment[~segments.segment.isin(objects.segment)].to_numpy()
     segmentation = _relabelled(segmentation, objects, unclaimed, survey.match.without_row)
     if survey.match.without_segment in ("ellipse", "circle"):
         report["drawn"] = draw_outlines(segmentation, objects, survey.match, mosaic, label)
     truth = outline_table(objects, segmentation, mosaic)
+    if survey.fluxes == "kron":
+        measured = kron_fluxes(mosaic, segmentation, len(truth), light)
+        truth = truth.combine_first(measured)[[*truth, *(name for name in measured if name not in truth)]]
     _add_redshifts(truth, survey, mosaic, report, label)
-    _flag_faint(truth, survey.faint, label)
-    report["objects"] = len(truth)
+    report |= {"objects": len(truth), "faint": _flag_faint(truth, survey.faint, label)}
     return truth, segmentation, report
 
 
-def _segments(survey: Survey, mosaic: Mosaic, label: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """The map of segments and their table."""
+def _segments(survey: Survey, mosaic: Mosaic, label: str) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
+    """The map of segments, their table, and the stack of light."""
     if survey.segmentation is not None:
         segmentation = read_segmentation(survey.segmentation, mosaic.shape)
         if segmentation.min(initial=0) < 0:
             raise InputError(f"{survey.segmentation}: negative ids; 0 is the background, ids are positive")
         light, _ = stack(mosaic, Detect(noise="stated"))
     elif survey.detection is not None:
-        light, _ = stack(mosaic, survey.detection)
-        segmentation = detect(mosaic, survey.detection)
+        light, bad = stack(mosaic, survey.detection)
+        segmentation = detect(light, bad, survey.detection)
     else:
-        segmentation, light = np.zeros(mosaic.shape, np.int32), None
+        segmentation = np.zeros(mosaic.shape, np.int32)
+        light = np.zeros(mosaic.shape, np.float32)
     segments = segment_table(segmentation, light)
     if mosaic.grid.wcs is not None:
         segments["ra"], segments["dec"] = mosaic.grid.to_sky(segments.x, segments.y)
     if segments.empty and (survey.segmentation or survey.detection):
         raise InputError(f"field {label}: nothing is detected; lower the threshold, or check noise and bands")
-    return segmentation, segments
+    return segmentation, segments, light
 
 
 def _match(settings: Matching, rows: pd.DataFrame, segments: pd.DataFrame, mosaic: Mosaic, label: str) -> Match | None:
@@ -269,6 +274,7 @@ def _joined(
         objects = objects[objects.segment > 0]
     alone = segments[~segments.segment.isin(objects.segment)]
     report["segments_without_row"] = len(alone)
+    report["policies"] = [settings.without_segment, settings.without_row]
     if settings.without_row == "keep":
         objects = pd.concat((objects, alone.drop(columns="area_pix")), ignore_index=True)
     return objects.reset_index(drop=True)
@@ -296,34 +302,14 @@ def _add_redshifts(truth: pd.DataFrame, survey: Survey, mosaic: Mosaic, report: 
         new = np.isfinite(values) & ~np.isfinite(found)
         found[new], source[new] = values[new], item.name
         report["redshifts"][item.name] = about | {"used": int(new.sum())}
-        logger.info("field %s: redshifts %s: %s", label, item.name, _words(report["redshifts"][item.name]))
     own_new = (own >= 0).to_numpy() & ~np.isfinite(found)
     found[own_new], source[own_new] = own[own_new], names[own_new]
     truth["redshift"], truth["redshift_source"] = found.astype(np.float32), source
 
 
-def _flag_faint(truth: pd.DataFrame, condition: str | None, label: str) -> None:
+def _flag_faint(truth: pd.DataFrame, condition: str | None, label: str) -> int:
+    """Flag the objects for which the condition holds, in place; returns their number."""
     flags = truth.get("flags", pd.Series(0, truth.index)).fillna(0).to_numpy().astype(np.int32)
-    if condition is not None:
-        faint = select(condition, truth, f"field {label}: faint")
-        flags |= np.where(faint, catalog.FLAGS["FAINT"].value, 0).astype(np.int32)
-        logger.info("field %s: %d of %d objects are FAINT (%s): listed, not trained on", label, faint.sum(), len(truth),
-                    condition)  # fmt: skip
-    truth["flags"] = flags
-
-
-def _log_match(report: Mapping[str, Any], settings: Matching, label: str) -> None:
-    about = dict(report["match"])
-    bins = about.pop("separations")
-    unit = next(key.partition("_")[2] for key in bins if key.startswith("edges"))
-    logger.info("field %s: match of rows (first) and segments (second): %s", label, _words(about))
-    logger.info("field %s: pairs by separation, up to %s %s: %s", label, bins[f"edges_{unit}"][-1], unit,
-                " ".join(map(str, bins["counts"])))  # fmt: skip
-    logger.info(
-        "field %s: %d rows without a segment (%s), %d segments without a row (%s)", label,
-        report["rows_without_segment"], settings.without_segment, report["segments_without_row"], settings.without_row,
-    )  # fmt: skip
-
-
-def _words(about: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in about.items() if not isinstance(value, Mapping))
+    faint = np.zeros(len(truth), bool) if condition is None else select(condition, truth, f"field {label}: faint")
+    truth["flags"] = flags | np.where(faint, catalog.FLAGS["FAINT"].value, 0).astype(np.int32)
+    return int(faint.sum())

@@ -16,6 +16,7 @@ import torch
 from scipy import ndimage
 
 from deepdisc import catalog
+from deepdisc.data.fits_plane import split_extension
 from deepdisc.data.transforms import Sample
 from deepdisc.errors import InputError, first_line
 from deepdisc.sky import edges_to_centers
@@ -32,20 +33,27 @@ logger = logging.getLogger(__name__)
 def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     """Read a field's segmentation map (height, width) as int32.
 
+    Args:
+        path: FITS file, whose first 2-d integer image is taken; or file.fits[EXTENSION].
+        shape: of the mosaic.
+
     Raises:
         InputError: missing or unreadable file, no 2-d integer image in it, another shape than the mosaic's, or ids
             that int32 cannot hold.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no segmentation map at {path}")
+    file, extension = split_extension(str(path))
+    if not Path(file).is_file():
+        raise InputError(f"no segmentation map at {file}")
+    segmentation = None
     try:
-        with fitsio.FITS(str(path)) as fits:
-            images = [hdu for hdu in fits if hdu.get_exttype() == "IMAGE_HDU" and len(hdu.get_dims()) == 2]
-            segmentation = images[0].read() if images else None
+        with fitsio.FITS(file) as fits:
+            for hdu in fits if extension is None else [fits[extension]]:
+                if hdu.get_exttype() == "IMAGE_HDU" and len(hdu.get_dims()) == 2 and segmentation is None:
+                    found = hdu.read()
+                    segmentation = found if found.dtype.kind in "iu" else None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as FITS: {first_line(error)}") from error
-    if segmentation is None or segmentation.dtype.kind not in "iu":
+    if segmentation is None:
         raise InputError(f"{path}: holds no 2-d integer image; a segmentation map has one object id per pixel")
     if segmentation.shape != tuple(shape):
         raise InputError(f"{path}: shape {segmentation.shape} differs from the mosaic's {tuple(shape)}")
