@@ -6,15 +6,20 @@ Intervals are paired: both sides are resampled together, so that what is common 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from deepdisc.evaluation.assessment import Assessor, column
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs
-from deepdisc.evaluation.bootstrap import fraction, paired_differences
-from deepdisc.evaluation.photoz import POINT_ESTIMATES, point_metrics
+from deepdisc.evaluation.bootstrap import fraction, of_rows, paired_differences
+from deepdisc.evaluation.flux import bands_of, flux_metrics, flux_of, pair_statistics
+from deepdisc.evaluation.pdf_columns import read_pdfs
+from deepdisc.evaluation.pdf_scores import pdf_metrics, pdf_scores
+from deepdisc.evaluation.photoz import LEAST_PREDICTED, LEAST_TRUE, POINT_ESTIMATES, point_metrics
 from deepdisc.evaluation.purity import at_equal_purity, purity_curve
-from deepdisc.evaluation.scoring import Scored, Setting
+from deepdisc.evaluation.scoring import Scored, Setting, blocks_of
 
 
 def compare_scored(
@@ -31,12 +36,43 @@ def compare_scored(
         seed: of the resampling.
 
     Returns:
-        `{"names", "detection": {...}, "redshift": {...}, "table": [rows]}`; see `table_text`.
+        `{"names", "detection": {...}, "redshift": {...}, "flux": {...}, "table": [rows]}`; see `table_text`.
     """
     detection = compare_detections(a, b, setting, replicates=replicates, seed=seed)
-    redshift = compare_redshifts(a, b, setting, replicates=replicates, seed=seed)
-    rows = detection["rows"] + redshift.get("rows", [])
-    return {"names": list(names), "detection": detection, "redshift": redshift, "table": rows}
+    both = CommonObjects.of(a, b, setting, replicates, seed)
+    redshift, flux = compare_redshifts(both), compare_fluxes(both)
+    rows = detection["rows"] + redshift.get("rows", []) + flux.get("rows", [])
+    return {"names": list(names), "detection": detection, "redshift": redshift, "flux": flux, "table": rows}
+
+
+@dataclass(frozen=True)
+class CommonObjects:
+    """The true objects that both sides found: row i of the three frames is the same object.
+
+    Attributes:
+        a: rows of the first catalogue.
+        b: of the second.
+        truth: of the truth.
+        options: keywords of `paired_differences`, for all rows.
+    """
+
+    a: pd.DataFrame
+    b: pd.DataFrame
+    truth: pd.DataFrame
+    options: dict
+
+    @classmethod
+    def of(cls, a: Scored, b: Scored, setting: Setting, replicates: int, seed: int) -> CommonObjects:
+        """Join two matchings by the row of the truth."""
+        first, second = a.assessment.pairs, b.assessment.pairs
+        rows, i, j = np.intersect1d(first.truth, second.truth, return_indices=True)
+        frames = (
+            frame.iloc[chosen].reset_index(drop=True)
+            for frame, chosen in ((a.frame, first.pred[i]), (b.frame, second.pred[j]), (setting.truth, rows))
+        )
+        a_rows, b_rows, truth = frames
+        blocks = blocks_of(truth, setting.resample)
+        return cls(a_rows, b_rows, truth, {"replicates": replicates, "seed": seed, "blocks": blocks})
 
 
 def row(quantity: str, a: dict, b: dict, difference: dict | None = None) -> dict:
@@ -117,46 +153,89 @@ def _paired(label: str, a: np.ndarray, b: np.ndarray, replicates: int, seed: int
 
 
 # ----------------------------------------------------------------------------------------------------------- redshifts
-def compare_redshifts(a: Scored, b: Scored, setting: Setting, *, replicates: int, seed: int) -> dict:
-    """Point estimates of both catalogues on the true objects that both found and gave a redshift."""
-    if "redshift" not in setting.truth.columns:
+REDSHIFT_LABELS = {
+    "bias": "redshift bias",
+    "sigma_nmad": "redshift sigma_NMAD",
+    "sigma_iqr": "redshift sigma_IQR",
+    "eta_15": "redshift outliers, |d| > 0.15",
+    "eta_iqr": "redshift outliers, eta_IQR",
+}
+PDF_LABELS = {
+    "crps": "redshift PDFs, CRPS",
+    "cde_loss": "redshift PDFs, CDE loss",
+    "pit_ks": "redshift PDFs, KS distance of PIT from uniform",
+    "pit_outliers": "redshift PDFs, PIT outliers",
+}
+
+
+def compare_redshifts(both: CommonObjects) -> dict:
+    """Point estimates and PDFs of both catalogues on the true objects that both found and gave a redshift."""
+    if "redshift" not in both.truth.columns:
         return {"available": False, "reason": "the truth has no redshifts"}
-    estimates = [next((name for name in POINT_ESTIMATES if name in side.pred.columns), None) for side in (a, b)]
+    estimates = [next((name for name in POINT_ESTIMATES if name in side.columns), None) for side in (both.a, both.b)]
     if None in estimates:
         return {"available": False, "reason": "not both catalogues have redshifts"}
-    columns = []
-    for side, name in zip((a, b), estimates, strict=True):
-        values = np.full(len(setting.truth), np.nan)
-        pairs = side.assessment.pairs
-        values[pairs.truth] = side.pred[name].to_numpy(np.float64)[pairs.pred]
-        columns.append(values)
-    z_true = setting.truth["redshift"].to_numpy(np.float64)
-    used = np.isfinite(z_true) & np.isfinite(columns[0]) & np.isfinite(columns[1])
-    rows = redshift_rows(columns[0][used], columns[1][used], z_true[used], replicates=replicates, seed=seed)
-    return {"available": True, "n": int(used.sum()), "estimates": estimates, "rows": rows}
+    z_a, z_b = (side[name].to_numpy(float) for side, name in zip((both.a, both.b), estimates, strict=True))
+    z_true = both.truth["redshift"].to_numpy(np.float64)
+    used = (z_true >= LEAST_TRUE) & (z_a > LEAST_PREDICTED) & (z_b > LEAST_PREDICTED)  # NaN compares as false
+    rows = redshift_rows(z_a[used], z_b[used], z_true[used], **of_rows(both.options, used))
+    pdf = _compare_pdfs(both, z_true, used)
+    rows += pdf.get("rows", [])
+    return {"available": True, "n": int(used.sum()), "estimates": estimates, "pdf": pdf, "rows": rows}
+
+
+def _compare_pdfs(both: CommonObjects, z_true: np.ndarray, used: np.ndarray) -> dict:
+    found = [read_pdfs(side) for side in (both.a, both.b)]
+    if None in (found[0].pdfs, found[1].pdfs):
+        return {"available": False, "reason": "not both catalogues have redshift PDFs"}
+    used = used & found[0].usable & found[1].usable
+    sides = []
+    for side in found:
+        rows = np.flatnonzero(used[side.usable])
+        sides.append(list(pdf_scores(side.pdfs.take(rows), z_true[used]).values()))
+    options = of_rows(both.options, used)
+    result = paired_differences(pdf_metrics, *sides, ratios=("crps",), **options)
+    return {"available": True, "n": int(used.sum()), "rows": _rows(result, PDF_LABELS)}
 
 
 def redshift_rows(
-    z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, *, replicates: int = 200, seed: int = 0
+    z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, *, replicates: int = 200, seed: int = 0, blocks=None
 ) -> list[dict]:
     """Rows of the table for two estimates of the same objects (N,), with paired bootstrap intervals of ratios."""
-    labels = {
-        "bias": "redshift bias",
-        "sigma_nmad": "redshift sigma_NMAD",
-        "sigma_iqr": "redshift sigma_IQR",
-        "eta_15": "redshift outliers, |d| > 0.15",
-        "eta_iqr": "redshift outliers, eta_IQR",
-    }
-
     result = paired_differences(
-        point_metrics, [z_a], [z_b], [z_true], ratios=("sigma_nmad", "sigma_iqr"), replicates=replicates, seed=seed
-    )
+        point_metrics, [z_a], [z_b], [z_true], ratios=("sigma_nmad", "sigma_iqr"), replicates=replicates, seed=seed,
+        blocks=blocks,
+    )  # fmt: skip
+    return _rows(result, REDSHIFT_LABELS)
+
+
+def _rows(result: dict[str, dict], labels: dict[str, str]) -> list[dict]:
+    """Lines of the table from `paired_differences`."""
     rows = []
     for name, label in labels.items():
         found = result[name]
         sides = (cell(found[side], found[f"{side}_err"], found["n"]) for side in "ab")
         rows.append(row(label, *sides, found["difference"]))
     return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- fluxes
+def compare_fluxes(both: CommonObjects) -> dict:
+    """Bias and scatter of both catalogues' fluxes, per band, on the true objects that both found and measured."""
+    bands = bands_of(both.a, both.b, both.truth)
+    if not bands:
+        return {"available": False, "reason": "not both catalogues and the truth have fluxes in a common band"}
+    by_band, rows = {}, []
+    for band in bands:
+        flux_a, flux_b, true_flux = (flux_of(side, band) for side in (both.a, both.b, both.truth))
+        used = np.isfinite(flux_a) & np.isfinite(flux_b) & (true_flux > 0)
+        columns = ([flux_a[used]], [flux_b[used]], [true_flux[used]])
+        result = paired_differences(flux_metrics, *columns, ratios=("scatter",), **of_rows(both.options, used))
+        labels = {"bias": f"flux bias, {band}", "scatter": f"flux scatter, {band}"}
+        by_band[band] = {"n": int(used.sum()), "rows": _rows(result, labels)}
+        rows += by_band[band]["rows"]
+    pairs = pair_statistics(both.a, both.b, bands=bands, **both.options)
+    return {"available": True, "by_band": by_band, "pulls_between": pairs, "rows": rows}
 
 
 # --------------------------------------------------------------------------------------------------------------- table

@@ -35,6 +35,7 @@ def evaluate(
     fwhm_pix: float | None = None,
     pred_segmentation=None,
     truth_segmentation=None,
+    resample: str = "objects",
     replicates: int = 200,
     seed: int = 0,
 ) -> dict:
@@ -58,11 +59,14 @@ def evaluate(
         fwhm_pix: of the PSF, for blended pairs; default from the mosaic.
         pred_segmentation: (h, w) labels = id in `pred`, or a FITS file; with `truth_segmentation`: AP of outlines.
         truth_segmentation: (h, w) labels = id in `truth`, or a FITS file.
+        resample: what the bootstrap draws behind the errors of redshifts, fluxes, colours and shears: "objects", or
+            whole "fields" (column field or tile of the truth), whose objects share seeing and large-scale structure.
         replicates: bootstrap resamplings behind every `_err`.
         seed: of the resampling.
 
     Returns:
-        `{"detection": {...}, "redshift": {...}, "notes": [...]}` as in metrics.json, each figure with `_err`.
+        `{"detection": {...}, "redshift": {...}, "flux": {...}, "colour": {...}, "shear": {...}, "notes": [...]}` as in
+        metrics.json, each figure with `_err`.
 
     Raises:
         InputError: unreadable catalogue, missing columns, unknown band, wrong limit, no magnitudes for `mag_limit`,
@@ -72,7 +76,7 @@ def evaluate(
         [pred], truth, columns=columns, pdfs=[pdfs], segmentations=[pred_segmentation],
         truth_segmentation=truth_segmentation, mosaic=mosaic, match_by=match_by, iou_threshold=iou_threshold,
         max_distance_pix=max_distance_pix, max_distance_arcsec=max_distance_arcsec, band=band, mag_limit=mag_limit,
-        fwhm_pix=fwhm_pix,
+        fwhm_pix=fwhm_pix, resample=resample,
     )  # fmt: skip
     scored = score(side, setting, replicates=replicates, seed=seed)
     if output is not None:
@@ -110,8 +114,8 @@ def compare(
         options: others of `evaluate`.
 
     Returns:
-        The metrics of `a` as `evaluate` gives them, and `comparison`: `names`, `detection`, `redshift`, `table` (rows;
-        see `comparison.table_text`) and `other`, the metrics of `b`.
+        The metrics of `a` as `evaluate` gives them, and `comparison`: `names`, `detection`, `redshift`, `flux`,
+        `table` (rows; see `comparison.table_text`) and `other`, the metrics of `b`.
     """
     sides, setting = prepare([a, b], truth, columns=columns, pdfs=pdfs, segmentations=segmentations, **options)
     one, two = (score(side, setting, replicates=replicates, seed=seed) for side in sides)

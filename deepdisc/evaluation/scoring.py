@@ -15,13 +15,16 @@ from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.assessment import Assessment, Assessor, is_faint
 from deepdisc.evaluation.catalogues import Catalog, Columns, each, load
+from deepdisc.evaluation.colours import score_colours
 from deepdisc.evaluation.conventions import check_overlap, measure_offset
 from deepdisc.evaluation.detection import score_detections
+from deepdisc.evaluation.flux import score_fluxes
 from deepdisc.evaluation.groups import blend_groups
 from deepdisc.evaluation.match import MAX_DISTANCE_PIX, OUTLINES, Criterion, choose_criterion, common_groups
 from deepdisc.evaluation.overlaps import box_overlaps, segmentation_overlaps
 from deepdisc.evaluation.pdf_columns import add_pdfs
 from deepdisc.evaluation.photoz import score_redshifts
+from deepdisc.evaluation.shear import score_shear
 from deepdisc.matching import Pairs
 
 PREFERRED_BANDS = ("r", "i", "R", "I", "F277W", "F200W", "F444W")
@@ -41,6 +44,7 @@ class Setting:
         mosaic: the pixels, or None.
         mag_limit: true objects fainter than this in `band` are not required.
         truth_segmentation: (h, w) labels = id of the truth, or None.
+        resample: "objects" or "fields": what the bootstrap draws behind the errors of what is measured.
         excluded: counts of true objects left out, by reason.
         notes: statements for the report.
     """
@@ -54,6 +58,7 @@ class Setting:
     mosaic: object = None
     mag_limit: float | None = None
     truth_segmentation: object = None
+    resample: str = "objects"
     excluded: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -77,13 +82,19 @@ class Prediction:
 class Scored:
     """One scored catalogue: its metrics, and what the report's figures are drawn from.
 
-    `criterion` is that of the setting, for this catalogue's own segmentation map.
+    Attributes:
+        pred: its rows, with brightness measured on the mosaic where the program gave none.
+        assessment: which of them are right.
+        metrics: the figures.
+        criterion: that of the setting, for this catalogue's own segmentation map.
+        frame: its rows as the program made them.
     """
 
     pred: pd.DataFrame
     assessment: Assessment
     metrics: dict
     criterion: Criterion
+    frame: pd.DataFrame
 
 
 def prepare(
@@ -102,6 +113,7 @@ def prepare(
     band: str | None = None,
     mag_limit: float | None = None,
     fwhm_pix: float | None = None,
+    resample: str = "objects",
 ) -> tuple[list[Prediction], Setting]:
     """Read the catalogues and settle how they are compared, all of `preds` in the same way.
 
@@ -132,7 +144,7 @@ def prepare(
     required, excluded = _required(truth, mosaic, band, mag_limit)
     setting = Setting(
         truth, criterion, excuse, required, band, fwhm_pix or mosaic_fwhm_pix(mosaic), mosaic, mag_limit, labels,
-        excluded, notes,
+        _checked_resample(resample, truth), excluded, notes,
     )  # fmt: skip
     return sides, setting
 
@@ -189,22 +201,41 @@ def score(side: Prediction, setting: Setting, *, replicates: int = 200, seed: in
     detection["offset"] = offset
     detection["excluded"] = setting.excluded
     detection["by_position"] = _by_position(pred, setting)
-    redshift = _redshifts(pred, truth, assessment, replicates, seed)
-    return Scored(pred, assessment, {"detection": detection, "redshift": redshift, "notes": notes}, criterion)
+    measured = _measured(side.frame, setting, assessment, replicates, seed)
+    return Scored(pred, assessment, {"detection": detection, **measured, "notes": notes}, criterion, side.frame)
 
 
-def _redshifts(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, replicates: int, seed: int) -> dict:
-    pairs = assessment.pairs
+def _measured(pred: pd.DataFrame, setting: Setting, assessment: Assessment, replicates: int, seed: int) -> dict:
+    """Redshifts, fluxes, colours and shears of matched objects, as the program itself measured them."""
+    truth, pairs = setting.truth, assessment.pairs
+    ours, theirs = pred.iloc[pairs.pred].reset_index(drop=True), truth.iloc[pairs.truth].reset_index(drop=True)
     with_redshift = (
         np.isfinite(truth["redshift"].to_numpy(float)) if "redshift" in truth else np.zeros(len(truth), bool)
     )
-    return score_redshifts(
-        pred.iloc[pairs.pred].reset_index(drop=True),
-        truth.iloc[pairs.truth].reset_index(drop=True),
-        n_unmatched=int((with_redshift & assessment.required & ~assessment.found).sum()),
-        replicates=replicates,
-        seed=seed,
-    )
+    missed = int((with_redshift & assessment.required & ~assessment.found).sum())
+    magnitude = f"mag_{setting.band}" if setting.band else None
+    options = {"replicates": replicates, "seed": seed, "blocks": blocks_of(theirs, setting.resample)}
+    return {
+        "redshift": score_redshifts(ours, theirs, n_unmatched=missed, magnitude=magnitude, **options),
+        "flux": score_fluxes(ours, theirs, **options),
+        "colour": score_colours(ours, theirs, **options),
+        "shear": score_shear(ours, theirs, magnitude=magnitude, **options),
+    }
+
+
+def _checked_resample(resample: str, truth: pd.DataFrame) -> str:
+    if resample not in ("objects", "fields"):
+        raise InputError(f"resample is {resample!r}; choose objects or fields")
+    if resample == "fields" and not {"field", "tile"} & set(truth.columns):
+        raise InputError("resample is 'fields', but the truth has no column field or tile; resample objects")
+    return resample
+
+
+def blocks_of(truth: pd.DataFrame, resample: str) -> np.ndarray | None:
+    """Labels (N,) of the fields (or tiles) that are resampled as a whole, or None for objects."""
+    if resample == "objects":
+        return None
+    return pd.factorize(truth["field" if "field" in truth.columns else "tile"])[0]
 
 
 def _shape(setting: Setting) -> tuple[int, int] | None:
