@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deepdisc.evaluation.bins import binned_statistic, even_edges
-from deepdisc.evaluation.bootstrap import of_rows, with_errors
+from deepdisc.evaluation.bootstrap import of_rows, quantiles, with_errors
 from deepdisc.evaluation.classes import class_names
 from deepdisc.evaluation.flux import bands_of, flux_of, sigma_68
 from deepdisc.photometry import mag_from_njy
@@ -29,7 +29,7 @@ def colour_metrics(colour: np.ndarray, true_colour: np.ndarray) -> dict[str, flo
     """
     difference = colour - true_colour
     return {
-        "bias": float(np.median(difference)) if len(difference) else NAN,
+        "bias": quantiles(difference, (0.5,))[0],
         "scatter": sigma_68(difference),
         "width": sigma_68(colour),
         "width_truth": sigma_68(true_colour),

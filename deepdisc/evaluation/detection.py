@@ -16,7 +16,7 @@ from deepdisc.evaluation.assessment import Assessment, column
 from deepdisc.evaluation.average_precision import average_precision
 from deepdisc.evaluation.bins import binned_fraction, even_edges, quantile_edges
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs, deblending, deblending_matrix
-from deepdisc.evaluation.bootstrap import fraction, named_fraction, with_errors
+from deepdisc.evaluation.bootstrap import fraction, named_fraction, quantiles, with_errors
 from deepdisc.evaluation.classes import class_names, classification
 from deepdisc.evaluation.match import Criterion, common_groups
 from deepdisc.evaluation.overlaps import box_overlaps
@@ -182,9 +182,7 @@ def _iou_distribution(assessment: Assessment, overlaps: Pairs | None, replicates
 
 
 def _iou_summary(iou: np.ndarray) -> dict[str, float]:
-    if len(iou) == 0:
-        return dict.fromkeys(("median", "q16", "q84"), float("nan"))
-    return dict(zip(("median", "q16", "q84"), np.quantile(iou, (0.5, 0.16, 0.84)).tolist(), strict=True))
+    return dict(zip(("median", "q16", "q84"), quantiles(iou, (0.5, 0.16, 0.84)), strict=True))
 
 
 def _precision(

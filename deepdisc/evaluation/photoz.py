@@ -11,7 +11,7 @@ import pandas as pd
 from deepdisc.catalog import FLAGS
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
-from deepdisc.evaluation.bootstrap import of_rows, with_errors
+from deepdisc.evaluation.bootstrap import of_rows, quantiles, with_errors
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdf_scores import score_pdfs
 from deepdisc.evaluation.redshift_distribution import redshift_distribution
@@ -39,14 +39,15 @@ def point_metrics(z_phot: np.ndarray, z_true: np.ndarray) -> dict[str, float]:
     d = scaled_difference(z_phot, z_true)
     if len(d) == 0:
         return dict.fromkeys(("bias", "sigma_nmad", "sigma_iqr", "eta_15", "eta_iqr"), float("nan"))
-    low, bias, high = np.quantile(d, [0.25, 0.5, 0.75])
+    low, bias, high = quantiles(d, (0.25, 0.5, 0.75))
     sigma_iqr = (high - low) / 1.349
+    size = np.abs(d)
     return {
-        "bias": float(bias),
-        "sigma_nmad": float(1.4826 * np.median(np.abs(d - bias))),
-        "sigma_iqr": float(sigma_iqr),
-        "eta_15": float(np.mean(np.abs(d) > 0.15)),
-        "eta_iqr": float(np.mean(np.abs(d) > max(0.06, 3 * sigma_iqr))),
+        "bias": bias,
+        "sigma_nmad": 1.4826 * quantiles(np.abs(d - bias), (0.5,))[0],
+        "sigma_iqr": sigma_iqr,
+        "eta_15": np.count_nonzero(size > 0.15) / len(d),
+        "eta_iqr": np.count_nonzero(size > max(0.06, 3 * sigma_iqr)) / len(d),
     }
 
 

@@ -25,14 +25,24 @@ def uniformity(pit: np.ndarray) -> dict[str, float]:
     if n == 0 or not np.isfinite(pit).all():
         return dict.fromkeys(("mean", "ks", "cvm", "ad", "outliers"), NAN)
     u = np.sort(pit)
-    i = np.arange(1, n + 1)
+    rank = np.arange(1, n + 1) / n
     return {
         "mean": float(u.mean()),
-        "ks": float(max(np.max(i / n - u), np.max(u - (i - 1) / n))),
-        "cvm": float(1 / (12 * n) + np.sum(((2 * i - 1) / (2 * n) - u) ** 2)),
-        "ad": anderson_darling(u),
+        "ks": _ks(u, rank),
+        "cvm": float(1 / (12 * n) + np.sum((rank - 0.5 / n - u) ** 2)),
+        "ad": _ad(u, rank),
         "outliers": float(np.mean((u < OUTLIER[0]) | (u > OUTLIER[1]))),
     }
+
+
+def kolmogorov_smirnov(pit: np.ndarray) -> float:
+    """`uniformity(pit)["ks"]` alone."""
+    return _ks(np.sort(pit), np.arange(1, len(pit) + 1) / len(pit)) if len(pit) else NAN
+
+
+def _ks(u: np.ndarray, rank: np.ndarray) -> float:
+    excess = rank - u
+    return float(max(excess.max(), 1 / len(u) - excess.min()))
 
 
 def anderson_darling(pit: np.ndarray) -> float:
@@ -42,12 +52,13 @@ def anderson_darling(pit: np.ndarray) -> float:
     1e-6 of the ends. 2.49 is the 95 % point for honest PDFs. RAIL and qp call `ad` the k-sample statistic of the PITs
     and an even grid of N numbers, which is normalised differently.
     """
-    u = np.sort(np.clip(pit, _CLIP, 1 - _CLIP))
+    return _ad(np.sort(pit), np.arange(1, len(pit) + 1) / len(pit)) if len(pit) else NAN
+
+
+def _ad(u: np.ndarray, rank: np.ndarray) -> float:
+    u = np.clip(u, _CLIP, 1 - _CLIP)
     n = len(u)
-    if n == 0:
-        return NAN
-    i = np.arange(1, n + 1)
-    return float(-n - np.sum((2 * i - 1) / n * (np.log(u) + np.log1p(-u[::-1]))))
+    return float(-n - np.dot(2 * rank - 1 / n, np.log(u) + np.log1p(-u[::-1])))
 
 
 def p_values(pit: np.ndarray) -> dict[str, float]:

@@ -15,6 +15,7 @@ from deepdisc.evaluation.bootstrap import (
     jackknife_errors,
     named_fraction,
     paired_differences,
+    quantiles,
     resampling_weights,
     sky_areas,
     with_errors,
@@ -49,6 +50,14 @@ def test_bootstrap_error_of_a_mean():
     assert result["mean_low"] < result["mean"] < result["mean_high"]
     again = bootstrap(mean, values, replicates=5, seed=2)
     np.testing.assert_array_equal(again["mean"], bootstrap(mean, values, replicates=5, seed=2)["mean"])
+
+
+def test_large_samples_are_resampled_less_often():
+    values = np.random.default_rng(1).normal(size=100_000)
+    assert len(bootstrap(mean, values, replicates=200)["mean"]) == 50
+    assert len(bootstrap(mean, values[:20_000], replicates=200)["mean"]) == 200
+    assert with_errors(mean, values)["mean_err"] == pytest.approx(1 / np.sqrt(1e5), rel=0.35)
+    assert resampling_weights(100_000, 60).shape == (50, 100_000)
 
 
 def test_bootstrap_keeps_columns_paired():
@@ -149,6 +158,13 @@ def test_a_few_resamplings_without_a_figure_do_not_hide_its_error():
     assert np.isnan(with_errors(rare, values, replicates=100)["share_err"])
     often = with_errors(rare, np.array([1.0, 1, 1, 1, 0, 0]), replicates=100)
     assert often["share_err"] > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 101])
+def test_quantiles_are_those_of_numpy(n):
+    values, shares = np.random.default_rng(n).normal(size=n), (0.0, 0.1587, 0.25, 0.5, 0.975, 1.0)
+    np.testing.assert_allclose(quantiles(values, shares), np.quantile(values, shares), rtol=1e-12)
+    assert np.isnan(quantiles(values[:0], shares)).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------- bins
