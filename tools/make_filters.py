@@ -83,8 +83,10 @@ def make_psf(path: Path, output: Path) -> None:
     """Write one PSF image, centred on its core, of sum 1, RICE-compressed."""
     image = fits.getdata(path).astype(np.float64)
     profile = galsim.InterpolatedImage(galsim.Image(image, scale=fits.getheader(path)["PIXSCL"]), flux=1.0)
-    core = profile.drawImage(nx=41, ny=41, scale=0.005, method="no_pixel").FindAdaptiveMom()
-    offset = (core.moments_centroid - galsim.PositionD(21, 21)) * 0.005
+    offset = galsim.PositionD(0, 0)
+    for _ in range(4):
+        core = profile.shift(-offset).drawImage(nx=101, ny=101, scale=0.01, method="no_pixel").FindAdaptiveMom()
+        offset += (core.moments_centroid - galsim.PositionD(51, 51)) * 0.01
     centred = profile.shift(-offset).drawImage(nx=PSF_PIXELS, ny=PSF_PIXELS, scale=PSF_SCALE, method="no_pixel").array
     centred = np.round(centred / centred.sum() / PSF_LEVEL).astype(np.int32)
     header = fits.Header()
