@@ -27,6 +27,7 @@ from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_tu
 from deepdisc.data.truth import to_instances
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import read_yaml
+from deepdisc.structures import Instances
 
 # Columns of the truth that decide which objects are labelled.
 _NEEDED = ("class_id", "flags", "area_pix")
@@ -168,15 +169,8 @@ class TileDataset(Dataset):
             sample = self._tile(tile)
             window = self._random_window(sample.shape, rng)
             sample, label_snr = self._augmented(crop(sample, *window), rng)
-        return {
-            "image": _tensor(sample.image),
-            "variance": _tensor(sample.variance),
-            "mask": _tensor(sample.mask),
-            "ebv": torch.tensor(self._ebv(tile, window)),
-            "instances": to_instances(sample, self.min_visible, label_snr),
-            "tile": int(self.tiles.tile.iloc[tile]),
-            "window": window,
-        }
+        instances = to_instances(sample, self.min_visible, label_snr)
+        return _as_input(sample, self._ebv(tile, window), instances, int(self.tiles.tile.iloc[tile]), window)
 
     def _augmented(self, sample: Sample, rng: np.random.Generator) -> tuple[Sample, float | None]:
         if rng.random() < 0.5:
@@ -251,6 +245,52 @@ class TileDataset(Dataset):
         x = (window[1] + window[3]) / 2 / self.tiles.width.iloc[index]
         rows, columns = grid.shape
         return float(grid[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)])
+
+
+class SampledDataset(Dataset):
+    """Samples that a source draws when they are asked for, as `deepdisc.simulate.stream.SkyStream` does.
+
+    In an endless training (`TrainLoader`) every draw is a sample of its own; otherwise there are `length` of them.
+
+    Args:
+        source: has `sample(number)`, which gives the fields of a `Sample` and `ebv`, and `description`.
+        length: samples of one pass.
+        min_visible: objects with a smaller share of their pixels inside the sample are not labelled.
+    """
+
+    def __init__(self, source: Any, length: int, min_visible: float = 0.3):
+        if length < 1:
+            raise InputError(f"length={length}: a data set has at least one sample")
+        self.source, self.length, self.min_visible = source, length, min_visible
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What dataset.yaml would say: bands, unit, pixel scale, classes."""
+        return self.source.description
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """One sample as the detector's input; of (index, draw) the draw is its number."""
+        number = key[1] if isinstance(key, tuple) else key
+        drawn = dict(self.source.sample(number))
+        ebv = drawn.pop("ebv")
+        sample = Sample(**drawn)
+        return _as_input(sample, ebv, to_instances(sample, self.min_visible), number, (0, 0, *sample.shape))
+
+
+def _as_input(sample: Sample, ebv: float, instances: Instances, tile: int, window: tuple[int, int, int, int]) -> dict:
+    """What the detector takes, and where it comes from."""
+    return {
+        "image": _tensor(sample.image),
+        "variance": _tensor(sample.variance),
+        "mask": _tensor(sample.mask),
+        "ebv": torch.tensor(ebv),
+        "instances": instances,
+        "tile": tile,
+        "window": window,
+    }
 
 
 def _tensor(array: np.ndarray) -> Tensor:

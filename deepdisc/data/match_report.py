@@ -30,6 +30,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{report['rows_without_segment']} rows without a segment ({report['policies'][0]}), "
             f"{report['segments_without_row']} segments without a row ({report['policies'][1]})"
         )
+    if "unknown_light_masked" in report:
+        yield f"{report['unknown_light_masked']} detections that the segmentation map does not know are masked"
     if "drawn" in report:
         yield f"{report['drawn']} rows got an outline of their own"
     for name, about in report["redshifts"].items():

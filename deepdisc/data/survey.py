@@ -83,7 +83,7 @@ class Survey:
         same_object_arcsec: rows of a later catalogue this close to one of an earlier are the same object.
         redshifts: in order of rank; before the catalogues' own.
         segmentation: a given map, or None.
-        detection: how to make one, or None.
+        detection: how to make one; with a given map: how to find light that it does not know, which is masked.
         fluxes: "kron" to measure those that no catalogue says; None for none.
         match: of rows and segments.
         problems: what to do about bad rows.
@@ -109,8 +109,6 @@ class Survey:
         """
         catalogues = read_list(Catalogue, content.get("catalogue"), folder, f"{place}: catalogue")
         segmentation, settings = content.get("segmentation"), content.get("detect")
-        if segmentation is not None and settings is not None:
-            raise InputError(f"{place}: segmentation and detect are both given; keep one")
         if not isinstance(segmentation, str | None):
             raise InputError(f"{place}: segmentation is {segmentation!r}; it is the path of a FITS map of ids")
         same = content.get("same_object_arcsec")
@@ -172,6 +170,8 @@ def make_truth(
         report["match"] = match.report()
     unclaimed = segments.segment[~segments.segment.isin(objects.segment)].to_numpy()
     segmentation = _relabelled(segmentation, objects, unclaimed, survey.match.without_row)
+    if survey.segmentation is not None and survey.detection is not None:
+        report["unknown_light_masked"] = _mask_unknown(segmentation, mosaic, survey.detection)
     if survey.match.without_segment in ("ellipse", "circle"):
         report["drawn"] = draw_outlines(segmentation, objects, survey.match, mosaic, label)
     truth = outline_table(objects, segmentation, mosaic)
@@ -289,6 +289,15 @@ def _relabelled(segmentation: np.ndarray, objects: pd.DataFrame, unclaimed: np.n
     if policy == "mask":
         new[np.searchsorted(ids, unclaimed)] = MASKED
     return new[np.searchsorted(ids, segmentation)]
+
+
+def _mask_unknown(segmentation: np.ndarray, mosaic: Mosaic, settings: Detect) -> int:
+    """Mask, in place, what is detected outside the given map's objects and does not touch any; returns how many."""
+    found = detect(*stack(mosaic, settings), settings)
+    known = np.unique(found[segmentation != 0])
+    unknown = (found > 0) & ~np.isin(found, known)
+    segmentation[unknown] = MASKED
+    return len(np.unique(found[unknown]))
 
 
 def _add_redshifts(truth: pd.DataFrame, survey: Survey, mosaic: Mosaic, report: dict[str, Any], label: str) -> None:
