@@ -60,6 +60,7 @@ H_REAL = 26.5  # fainter rows are replaced
 H_FAINTEST = 32.0
 COUNTS_SLOPE = 0.2  # dex per mag, of the counts beyond H_COMPLETE
 FAINT_ROWS = 16_000
+BLUER_PART = 0.65
 
 
 def report(name: str, filters: list[str], residual: np.ndarray) -> None:
@@ -179,27 +180,39 @@ def goods_shapes(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return take_apart(radius * np.sqrt(take["q"]), np.clip(take["n"], 0.3, 4.0), take["q"])
 
 
-def faint_galaxies(table: pd.DataFrame, h: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+def bluer_part(rows: pd.DataFrame) -> np.ndarray:
+    """(N,) bool: the bluer BLUER_PART of the galaxies of like redshift, by F150W - F444W.
+
+    The reddest near the catalogue's limit are massive galaxies, or noise of the mid-infrared; fainter galaxies are
+    neither, and copied by their F160W they would crowd the red bands.
+    """
+    colour = rows["mag_nircam-f150w"] - rows["mag_nircam-f444w"]
+    like = pd.cut(rows.redshift, [0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 15])
+    return (colour.groupby(like, observed=True).rank(pct=True) <= BLUER_PART).to_numpy()
+
+
+def faint_galaxies(table: pd.DataFrame, rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Galaxies beyond H_COMPLETE, where the catalogue falls behind: fainter and smaller copies of the faintest.
 
     Their weights make the counts go on as a straight line of COUNTS_SLOPE in log N.
     """
+    h = rows.h.to_numpy()
     steps = np.arange(H_COMPLETE, H_FAINTEST, 0.25)
     at_limit = ((h > H_COMPLETE - 0.5) & (h <= H_COMPLETE)).sum() / 2
     wanted = at_limit * 10 ** (COUNTS_SLOPE * (steps + 0.125 - (H_COMPLETE - 0.25)))
     missing = np.maximum(wanted - np.histogram(h, [*steps, H_FAINTEST])[0], 0)
     # As many rows as weights need: half as steep, so that bright ones are not drawn again and again.
-    rows = np.maximum((FAINT_ROWS * np.sqrt(missing) / np.sqrt(missing).sum()).round().astype(int), 1)
-    parents = np.flatnonzero((h > H_COMPLETE - 0.5) & (h <= H_REAL))
-    chosen = rng.choice(parents, rows.sum())
-    magnitude = np.repeat(steps, rows) + rng.uniform(0, 0.25, rows.sum())
+    number = np.maximum((FAINT_ROWS * np.sqrt(missing) / np.sqrt(missing).sum()).round().astype(int), 1)
+    parents = np.flatnonzero((h > H_COMPLETE - 0.5) & (h <= H_REAL) & bluer_part(rows))
+    chosen = rng.choice(parents, number.sum())
+    magnitude = np.repeat(steps, number) + rng.uniform(0, 0.25, number.sum())
     fainter = magnitude - h[chosen]
     copies = table.iloc[chosen].reset_index(drop=True)
     copies[list(LIGHT_COLUMNS)] *= 10 ** (-0.4 * fainter)[:, None]
     for part in ("disk", "bulge"):
         copies[f"{part}_hlr_arcsec"] *= size_factor(fainter)
     nowhere = {"x_arcsec": np.nan, "y_arcsec": np.nan}
-    return copies.assign(weight=np.repeat(missing / rows, rows), **nowhere)
+    return copies.assign(weight=np.repeat(missing / number, number), **nowhere)
 
 
 def deep_galaxies(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
@@ -212,7 +225,7 @@ def deep_galaxies(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
     report("deep", filters, np.where(mags < 28, residual, np.nan))
     table = pd.concat([rows[["redshift", "x_arcsec", "y_arcsec"]], light, goods_shapes(rows, rng)], axis=1)
     table = table.assign(weight=1.0, class_id=0, held_out=held_out(rows.id.to_numpy()))
-    return pd.concat([table, faint_galaxies(table, rows.h.to_numpy(), rng)], ignore_index=True), rows.h.to_numpy()
+    return pd.concat([table, faint_galaxies(table, rows, rng)], ignore_index=True), rows.h.to_numpy()
 
 
 # -------------------------------------------------------------------------------------------------------------- table
