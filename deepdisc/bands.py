@@ -36,7 +36,7 @@ def by_wavelength(bands: Sequence[str]) -> list[str]:
 
 
 def rgb_bands(bands: Sequence[str]) -> list[str]:
-    """The bands for red, green and blue; the outermost of five or more are the noisiest and left out.
+    """The bands for red, green and blue; the outermost of five or more and ultraviolet ones are noisy and left out.
 
     Raises:
         InputError: there are no bands.
@@ -46,5 +46,6 @@ def rgb_bands(bands: Sequence[str]) -> list[str]:
     ordered = by_wavelength(bands)
     n = len(ordered)
     if n >= 5:
-        return [ordered[n - 2], ordered[n // 2], ordered[1]]
+        visible = [band for band in ordered[1 : n // 2] if (wavelength_um(band) or 1.0) > 0.4]
+        return [ordered[n - 2], ordered[n // 2], (visible or ordered[1:])[0]]
     return [ordered[-1], ordered[n // 2], ordered[0]]

@@ -25,5 +25,7 @@ def test_any_number_of_bands_makes_a_picture():
     assert rgb_bands(["a"]) == ["a", "a", "a"]
     assert rgb_bands(["a", "b", "c"]) == ["c", "b", "a"]
     assert rgb_bands(["z", "i", "r", "g", "u"]) == ["i", "r", "g"]
+    assert rgb_bands(["NUV", *"ugrizy"]) == ["z", "r", "g"], "hardly anything shines in u"
+    assert rgb_bands(["b1", "b2", "b3", "b4", "b5"]) == ["b4", "b3", "b2"]
     with pytest.raises(InputError, match="no bands"):
         rgb_bands([])

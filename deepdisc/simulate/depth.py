@@ -10,6 +10,7 @@ from deepdisc.photometry import mag_from_njy
 from deepdisc.simulate.conditions import Conditions
 
 FEWEST = 30  # places, below which nothing is said
+ENOUGH = 10_000  # places: a depth to 0.01 mag
 _OFFSETS = 5
 _FINE = 10  # a pixel on the rim of an aperture is cut into this many per side
 _STAMP = 129
@@ -85,6 +86,7 @@ def empty_fluxes(image: np.ndarray, is_empty: np.ndarray, kernel: np.ndarray, rn
             best, chosen = np.argwhere(squares), offset
     if not len(best):
         return np.zeros(0)
+    best = rng.permutation(best)[:ENOUGH]
     cut = _squares(image, chosen, side)[best[:, 0], :, best[:, 1], :]
     return _without_trend(np.tensordot(cut, kernel, axes=2).astype(np.float64), best / max(image.shape))
 
