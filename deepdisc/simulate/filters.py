@@ -44,10 +44,9 @@ class Filter:
         """The same curve with points no further apart than this."""
         wavelength = self.wavelength_angstrom
         counts = np.ceil(np.diff(wavelength) / step_angstrom).astype(int)
-        parts = [
-            np.linspace(a, b, n, endpoint=False) for a, b, n in zip(wavelength, wavelength[1:], counts, strict=False)
-        ]
-        fine = np.concatenate([*parts, wavelength[-1:]])
+        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        fine = np.repeat(wavelength[:-1], counts) + place * np.repeat(np.diff(wavelength) / counts, counts)
+        fine = np.append(fine, wavelength[-1])
         return Filter(self.name, fine, np.interp(fine, wavelength, self.throughput))
 
     def electrons_zero_point(self, area_m2: float) -> float:

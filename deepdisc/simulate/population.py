@@ -7,6 +7,7 @@ Stars are magnitudes at fixed wavelengths, with straight lines (magnitude agains
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,12 @@ class Population:
         if part not in PARTS:
             raise InputError(f"sky.population_part is {part!r}; it must be one of {', '.join(PARTS)}")
         path = _path_of(source)
+        return cls._read(path, path.stat().st_mtime_ns, part, templates)
+
+    @classmethod
+    @functools.lru_cache(maxsize=8)
+    def _read(cls, path: Path, changed: int, part: str, templates: str | None) -> Population:
+        """As `load`; kept, because streams of fields ask for it again and again. `changed` tells files apart."""
         try:
             table = pq.read_table(path)
             about = {
@@ -165,15 +172,22 @@ def star_fluxes(angstrom: np.ndarray, magnitudes: np.ndarray, filters: Sequence[
     """
     out = np.zeros((len(magnitudes), len(filters)))
     for band, name in enumerate(filters):
-        curve = load_filter(name).sampled(20.0)
-        weights = curve.throughput * np.gradient(np.log(curve.wavelength_angstrom))
-        place = np.interp(np.log(curve.wavelength_angstrom), np.log(angstrom), np.arange(len(angstrom)))
-        below = np.clip(place.astype(int), 0, len(angstrom) - 2)
+        below, share, weights = _star_weights(tuple(angstrom), name)
         for start in range(0, len(magnitudes), 4096):  # bounds the memory
             some = magnitudes[start : start + 4096]
-            spectrum = njy_from_mag(some[:, below] * (1 - place + below) + some[:, below + 1] * (place - below))
-            out[start : start + 4096, band] = spectrum @ weights / weights.sum()
+            spectrum = njy_from_mag(some[:, below] * (1 - share) + some[:, below + 1] * share)
+            out[start : start + 4096, band] = spectrum @ weights
     return out
+
+
+@functools.cache
+def _star_weights(angstrom: tuple[float, ...], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For the wavelengths of a filter: the point before, the share of the next one, and the weight in the mean."""
+    curve = load_filter(name).sampled(20.0)
+    weights = curve.throughput * np.gradient(np.log(curve.wavelength_angstrom))
+    place = np.interp(np.log(curve.wavelength_angstrom), np.log(angstrom), np.arange(len(angstrom)))
+    below = np.clip(place.astype(int), 0, len(angstrom) - 2)
+    return below, place - below, weights / weights.sum()
 
 
 def write_population(path: Path, rows: pd.DataFrame, about: Mapping[str, object]) -> None:
