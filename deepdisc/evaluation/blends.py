@@ -114,7 +114,7 @@ def deblending_matrix(n_truth: np.ndarray, n_pred: np.ndarray, most: int = MOST_
     Returns:
         `counts[t][p]` blends of t true objects seen as p detections, t and p from 0 to `most`; `rows`, for each t of at
         least 1 that occurs: `n_truth`, the share with the right number (`right`, with its interval), with fewer
-        (`merged`) and with more (`shredded`).
+        (`merged`, or missed) and with more (`shredded`).
     """
     true, seen = np.minimum(n_truth, most), np.minimum(n_pred, most)
     counts = np.zeros((most + 1, most + 1), int)

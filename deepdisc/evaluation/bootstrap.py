@@ -24,6 +24,9 @@ _UNDEFINED = 0.1
 # Errors are known to 1 / sqrt(2 R): of large samples fewer than the resamplings asked for are drawn, at least 50.
 _MOST_DRAWN, _LEAST_REPLICATES = 4_000_000, 50
 
+# Figures whose names begin so are shares of the objects.
+SHARES = ("eta_", "coverage_", "pull_beyond_", "pit_outliers")
+
 Statistic = Callable[..., Mapping[str, float]]
 
 
@@ -108,9 +111,20 @@ def with_errors(
     seed: int = 0,
     blocks: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """The statistic's values with `_err`, `_low` and `_high` from `bootstrap`; arguments as there."""
+    """The statistic's values with `_err`, `_low` and `_high` from `bootstrap`; arguments as there.
+
+    Where none or all of the objects have what a share counts, so do all resamplings, and the share would seem to be
+    known exactly: Wilson's interval takes the place of theirs.
+    """
+    values = statistic(*columns)
     samples = bootstrap(statistic, *columns, replicates=replicates, seed=seed, blocks=blocks)
-    return summarize(statistic(*columns), samples)
+    result = summarize(values, samples)
+    n = len(columns[0])
+    for name, value in values.items():
+        if n > 1 and name.startswith(SHARES) and value in (0.0, 1.0):
+            result.update(named_fraction(np.full(n, value == 1.0), name))
+            result.pop(f"{name}_n")
+    return result
 
 
 def jackknife_errors(statistic: Statistic, *columns: np.ndarray, blocks: np.ndarray) -> dict[str, float]:

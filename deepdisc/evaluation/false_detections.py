@@ -15,7 +15,8 @@ from deepdisc.matching import Pairs
 
 BRIGHT_STAR_MAG = 18.0
 NEAR_PIX = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
-_RANDOM = 20_000  # random points per field: the expected share of the narrowest ring is known to a few per cent
+_RANDOM = 20_000  # random points in each field: the expected share of the narrowest ring is known to a few per cent
+_LEAST_RANDOM, _ALL_RANDOM = 1000, 1_000_000  # in each of very many fields, and in all
 
 
 def anatomy(assessment: Assessment, overlaps: Pairs | None) -> dict:
@@ -75,14 +76,16 @@ def excess(
     stars = stars & np.isfinite(places[1]).all(1)
     rng = np.random.default_rng(seed)
     counts = {"stars": np.zeros((2, len(NEAR_PIX) - 1)), "edges": np.zeros((2, len(NEAR_PIX) - 1))}
-    for label in np.unique(fields[0][false]):
+    labels = np.unique(fields[0][false])
+    number = int(np.clip(_ALL_RANDOM // len(labels), _LEAST_RANDOM, _RANDOM))
+    for label in labels:
         here, there = (part[group == label] for part, group in zip(places, fields, strict=True))
         chosen = places[0][false & (fields[0] == label)]
         low, high = _extent(np.concatenate((here, there)), shape)
-        random = rng.uniform(low, high, (_RANDOM, 2))
+        random = rng.uniform(low, high, (number, 2))
         tree = cKDTree(places[1][stars & (fields[1] == label)])
         for row, points in enumerate((chosen, random)):
-            weight = 1.0 if row == 0 else len(chosen) / _RANDOM
+            weight = 1.0 if row == 0 else len(chosen) / number
             edge = np.minimum(points - low, high - points).min(1)
             counts["edges"][row] += weight * np.histogram(edge, NEAR_PIX)[0]
             if tree.n:

@@ -13,6 +13,7 @@ import pandas as pd
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
 from deepdisc.evaluation.bootstrap import jackknife_errors, of_rows, sky_areas, with_errors
+from deepdisc.evaluation.classes import is_star
 from deepdisc.evaluation.shear_correlation import residual_correlation
 
 NAN = float("nan")
@@ -107,7 +108,7 @@ def score_shear(
     seed: int = 0,
     blocks: np.ndarray | None = None,
 ) -> dict:
-    """Shears of matched galaxies against their true shears.
+    """Shears of matched galaxies against their true shears; stars are left out.
 
     Args:
         pred: predicted catalogue with `g1`, `g2`; optionally `shear_weight`, or `g1_err`, `g2_err` (weights are then
@@ -141,9 +142,13 @@ def score_shear(
     if psf is not None:
         used &= np.isfinite(psf).all(0)
     labels, areas, resampled = _blocks(pred, truth, blocks)
+    excluded = {"without a predicted or a true shear, a weight or a PSF": int((~used).sum())}
+    star = is_star(truth)
+    if star is not None:  # the truth gives them a shear of 0, and no lens does
+        excluded["stars"] = int((used & star).sum())
+        used &= ~star
     rows = np.flatnonzero(used)
     table = np.vstack([shears, weight[None], *([] if psf is None else [psf])])[:, rows]
-    excluded = {"without a predicted or a true shear, a weight or a PSF": int((~used).sum())}
     averaged = "pair_id" in truth.columns and len(rows) > 0
     if averaged:
         means, first, left_out = average_pairs(table, truth["pair_id"].to_numpy()[rows])

@@ -60,6 +60,13 @@ def test_large_samples_are_resampled_less_often():
     assert resampling_weights(100_000, 60).shape == (50, 100_000)
 
 
+def test_no_outlier_among_few_does_not_prove_that_there_are_none():
+    few = with_errors(lambda v: {"eta_15": float((v > 9).mean()), "mean": float(v.mean())}, np.arange(8.0))
+    expected = fraction(np.zeros(8, bool))
+    assert (few["eta_15"], few["eta_15_low"], few["eta_15_high"]) == (0.0, 0.0, expected["high"])
+    assert few["eta_15_err"] == expected["err"] > 0.04 and "eta_15_n" not in few
+
+
 def test_bootstrap_keeps_columns_paired():
     values = np.random.default_rng(1).normal(size=50)
     samples = bootstrap(lambda a, b: {"d": np.abs(a - b).max()}, values, values, replicates=10)

@@ -124,6 +124,16 @@ def test_weights_come_from_errors_and_bad_rows_are_counted():
     assert abs(result["m1"]) < 0.2
 
 
+def test_stars_are_no_galaxies_without_shear():
+    pred, truth = galaxies(4000, m=(0.5, 0.5), noise=0.01)
+    star = np.arange(4000) % 3 == 0
+    truth["class_name"] = np.where(star, "star", "galaxy")
+    truth.loc[star, ["g1", "g2"]] = 0.0
+    result = score_shear(pred, truth, replicates=20)
+    assert result["n"] == (~star).sum() and result["excluded"]["stars"] == star.sum()
+    assert abs(result["m1"] - 0.5) < 4 * result["m1_err"] and result["m1_err"] < 0.05
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_galaxies(n, tmp_path):
     pred, truth = galaxies(4, fields=2)
