@@ -1,7 +1,7 @@
 """Drawing all objects of a field at once with torch, on a processor or a GPU: what `painter` draws, many times faster.
 
 N = objects of a batch, B = bands, C = parts of an object (disc, bulge, knots), n = side of the periodic grid a batch is
-drawn on, s = its oversampling, M = s n. Lengths are in pixels, k in radians per pixel.
+drawn on, s = its oversampling, M = s n (see `fourier`). Lengths are in pixels, k in radians per pixel.
 
 A part's Fourier transform (`sersic.transform`, interpolated, at M^T k: M is the linear map of size, shape and lensing;
 knots are sums of phases) times the transform of PSF and pixel is that of the picture. Two things are taken care of:
@@ -16,6 +16,7 @@ knots are sums of phases) times the transform of PSF and pixel is that of the pi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,23 +26,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from deepdisc.errors import require_extra
 from deepdisc.simulate import sersic
 from deepdisc.simulate.conditions import Conditions
+from deepdisc.simulate.fourier import SIZES, Grid, Optics, Tables
 from deepdisc.simulate.painter import Painter
 from deepdisc.simulate.shapes import Shapes, knot_positions
 
-SIZES = (24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280)
 PER_HALF, PER_HLR = 2.5, 7.0  # a grid's smallest side, in half sides of the stamp and half-light radii (major axis)
-STEEP = (
-    1.5  # profiles of a larger index have so much light far out that the grid must hold nearly all of the PSF's: ...
-)
-KEPT = 0.97  # ... this share
+STEEP = 1.5  # parts of a larger index have so much light far out that the grid must hold nearly all of the PSF's
 NEGLIGIBLE_WIDE = 1e-3  # share of an object's light that may come back from beyond the grid; else this is corrected ...
 FAINT_WIDE = 3e-3  # ... for those of its Gaussians of whose light more than this comes back
 ALIASES = 0.05  # oversampled where aliases of a point would exceed this share of its noise
-SMALLEST_PICTURE = 128  # of a PSF that is drawn, pixels
-LOST = 1e-5  # share of its light that may lie outside of a picture which is taken for a larger one as well
 BATCH = {"cpu": 2**21, "cuda": 2**26}  # complex numbers at a time
 
 
@@ -53,18 +48,23 @@ class Batch:
         rows: (N,) rows of the table of objects.
         light: (N, B, side, side) nJy.
         y0, x0: (N,) int64, the field's pixels where the stamps begin, may be negative.
+        half: (N,) half sides of the objects' own stamps, at most those of the batch.
     """
 
     rows: np.ndarray
     light: Tensor
     y0: Tensor
     x0: Tensor
+    half: Tensor
 
     def pixels(self, shape: tuple[int, int]) -> Tensor:
-        """(N, side, side) int64: number of each pixel in a field of (height, width); height * width outside of it."""
+        """(N, side, side) int64: number of each pixel in a field of (height, width); height * width outside of it and
+        of the object's own stamp, for its picture must not depend on what else is in the batch.
+        """
         side = torch.arange(self.light.shape[-1], device=self.light.device)
         y, x = self.y0[:, None] + side, self.x0[:, None] + side
-        y_in, x_in = (y >= 0) & (y < shape[0]), (x >= 0) & (x < shape[1])
+        own = (side - len(side) // 2).abs() <= self.half[:, None]
+        y_in, x_in = (own & (at >= 0) & (at < length) for at, length in zip((y, x), shape, strict=True))
         number = y[:, :, None] * shape[1] + x[:, None, :]
         return torch.where(y_in[:, :, None] & x_in[:, None, :], number, shape[0] * shape[1])
 
@@ -98,8 +98,7 @@ class Renderer:
         self._conditions, self._device = conditions, torch.device(device)
         self._real_galaxies = real_galaxies
         self._optics = Optics(conditions, self._device)
-        self._tables: dict[float, int] = {}
-        self._table = torch.empty(0, sersic.K_STEPS, device=self._device)
+        self._tables = Tables(self._device)
 
     @property
     def device(self) -> torch.device:
@@ -108,8 +107,7 @@ class Renderer:
 
     def for_conditions(self, conditions: Conditions) -> Renderer:
         """A renderer of another field, with what this one keeps of PSFs if they are the same."""
-        other = Renderer.__new__(Renderer)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._conditions = conditions
         if not self._optics.serve(conditions):
             other._optics = Optics(conditions, self._device)
@@ -166,8 +164,8 @@ class Renderer:
         painter = Painter(self._conditions, self._real_galaxies)
         for row in rows:
             stamp = painter.paint(shapes, int(row))
-            corner = (torch.tensor([value], device=self._device) for value in (stamp.y0, stamp.x0))
-            yield Batch(np.array([row]), torch.from_numpy(stamp.light[None]).to(self._device), *corner)
+            place = (torch.tensor([value], device=self._device) for value in (stamp.y0, stamp.x0, shapes.half[row]))
+            yield Batch(np.array([row]), torch.from_numpy(stamp.light[None]).to(self._device), *place)
 
     # ----------------------------------------------------------------------------------------------------- one batch
     def _batch(self, shapes: Shapes, rows: np.ndarray, n: int, s: int, has_bulge: bool, has_knots: bool) -> Batch:
@@ -196,31 +194,20 @@ class Renderer:
         light = torch.cat(light, dim=1)
         for part, name in enumerate(("disk", "bulge")[: 1 + has_bulge]):
             self._take_off_wrapped(light, flux[..., part], shapes, name, n)
-        y0, x0 = (torch.from_numpy((corner - half).astype(np.int64)).to(self._device) for corner in (y, x))
-        return Batch(rows, light, y0, x0)
+        place = (torch.from_numpy(one.astype(np.int64)).to(self._device) for one in (y - half, x - half, shapes.half))
+        return Batch(rows, light, *place)
 
     def _profile(self, shapes: Shapes, part: str, grid: Grid) -> Tensor:
         """(N, M, M // 2 + 1) float32 transforms of a part; 1 for points."""
-        number = torch.from_numpy(self._indices(np.where(shapes.is_galaxy, getattr(shapes, f"{part}_n"), 1.0)))
+        start, table = self._tables.find(np.where(shapes.is_galaxy, getattr(shapes, f"{part}_n"), 1.0))
         square = grid.squares(self._tensor(self._maps(shapes, part)))
         place = square.clamp_(min=1e-12).log_().mul_(0.5 / sersic.LN_K_STEP).sub_(sersic.LN_K_FIRST / sersic.LN_K_STEP)
         place = place.clamp_(0, sersic.K_STEPS - 1.001)
         step = place.floor()
         between = place - step
-        index = step.to(torch.int64).add_((number * sersic.K_STEPS).to(self._device)[:, None, None])
-        table = self._table.view(-1)
+        index = step.to(torch.int64).add_(start[:, None, None])
         low, high = table[index], table[index.add_(1)]
         return torch.lerp(low, high, between)
-
-    def _indices(self, n: np.ndarray) -> np.ndarray:
-        """(N,) rows of the table of transforms."""
-        keys = np.round(np.nan_to_num(n, nan=1.0), 3)
-        for key in np.unique(keys):
-            if float(key) not in self._tables:
-                self._tables[float(key)] = len(self._tables)
-                row = torch.from_numpy(sersic.transform(float(key))).to(self._device)
-                self._table = torch.cat([self._table, row[None]])
-        return np.array([self._tables[float(key)] for key in keys], dtype=np.int64)
 
     def _maps(self, shapes: Shapes, part: str) -> np.ndarray:
         return np.nan_to_num(np.where(shapes.is_galaxy[:, None, None], getattr(shapes, f"{part}_map"), 0.0))
@@ -318,134 +305,3 @@ def _gaussian_pictures(
     xx, xy, yy = (-0.5 * (one / determinant)[:, None, None] for one in (xx, xy, yy))
     exponent = (yy * dx - 2 * xy * dy) * dx + xx * dy * dy
     return exponent.exp_().mul_((weight / (2 * math.pi * determinant.sqrt()))[:, None, None])
-
-
-class Grid:
-    """The frequencies of a periodic grid of n x n pixels, oversampled s times: M = s n along y, M // 2 + 1 along x."""
-
-    def __init__(self, n: int, s: int, device: torch.device):
-        self.n, self.s = n, s
-        self.ky = 2 * math.pi * torch.fft.fftfreq(n * s, 1 / s, device=device)
-        self.kx = 2 * math.pi * torch.fft.rfftfreq(n * s, 1 / s, device=device)
-
-    def squares(self, matrix: Tensor) -> Tensor:
-        """(N, M, M // 2 + 1): |M^T k|^2 for (N, 2, 2) maps."""
-        first, second = (
-            matrix[:, 0, i, None, None] * self.kx + matrix[:, 1, i, None, None] * self.ky[:, None] for i in (0, 1)
-        )
-        return first.square_().add_(second.square_())
-
-    def phases(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., M // 2 + 1) and (..., M) complex64: exp(-i kx x), exp(-i ky y)."""
-        return tuple(torch.polar(torch.ones_like(a), a) for a in (-x[..., None] * self.kx, -y[..., None] * self.ky))
-
-    def shifts(self, x: Tensor, y: Tensor) -> Tensor:
-        """(N, M, M // 2 + 1) complex64: exp(-i k x)."""
-        along_x, along_y = self.phases(x, y)
-        return along_y[..., :, None] * along_x[..., None, :]
-
-    def gaussian(self, variance: float) -> Tensor:
-        """(M, M // 2 + 1): the transform of a round Gaussian."""
-        return torch.exp(-0.5 * variance * self.kx**2) * torch.exp(-0.5 * variance * self.ky**2)[:, None]
-
-    def to_pixels(self, spectrum: Tensor) -> Tensor:
-        """(..., n, n): the picture at the pixels' centres of (..., M, M // 2 + 1) transforms."""
-        n = self.n
-        if self.s == 2:
-            rows = spectrum[..., :n, :] + spectrum[..., n:, :]
-            # Frequencies kx - 2 pi: of the real picture's transform, the conjugate at 2 pi - kx, -ky.
-            mirrored = torch.roll(rows[..., n - n // 2 :].flip((-2, -1)), 1, dims=-2).conj()
-            spectrum = rows[..., : n // 2 + 1] + mirrored
-        return torch.fft.irfft2(spectrum, s=(n, n))
-
-
-class Optics:
-    """The transforms of PSF and pixel in every band, from pictures that GalSim draws, kept by grid.
-
-    Attributes:
-        aliases: light of a point that a grid without oversampling puts into wrong pixels, over its light in the right
-            ones (root of the sums of squares), in the band where this is largest.
-        variance: of the Gaussian that is like PSF and pixel, mean of the bands, pixels^2.
-    """
-
-    def __init__(self, conditions: Conditions, device: torch.device):
-        self._galsim = require_extra("galsim", "sim")
-        self._conditions, self._device = conditions, device
-        self._scale = conditions.instrument.pixel_scale_arcsec
-        self._profiles: dict[int, list] = {}
-        self._kept: dict[tuple[int, int, int], Tensor] = {}
-        self._pictures: dict[tuple[int, int, int], np.ndarray] = {}
-        fine = Grid(32, 2, device)
-        power = self._transform(fine, 0, 0.0, 0.0).abs().square()
-        outside = (fine.kx > math.pi) | (fine.ky.abs() > math.pi)[:, None]
-        share = (power * outside).sum(dim=(1, 2)) / power.sum(dim=(1, 2))
-        self.aliases = float(share.max().sqrt())
-        # A Gaussian's logarithm is quadratic: its variance is read off at low frequencies.
-        low = 0.25
-        near = [abs(one.kValue(low, 0)) for one in self._seen(0, 0.0, 0.0)]
-        self.variance = float(np.mean([-2 * math.log(value) / low**2 for value in near]))
-
-    def serve(self, conditions: Conditions) -> bool:
-        """Whether the PSFs under other conditions are the same, in fields of the same shape."""
-        mine = self._conditions
-        return (
-            conditions.instrument == mine.instrument
-            and conditions.grid.shape == mine.grid.shape
-            and conditions.moffat_beta == mine.moffat_beta
-            and np.array_equal(conditions.psf_width, mine.psf_width)
-            and np.array_equal(conditions.psf_variation, mine.psf_variation)
-        )
-
-    def smallest(self) -> int:
-        """The smallest side of a grid that holds the share KEPT of every band's light in the field's first corner."""
-        for n in SIZES:
-            if n >= 64 or float(self._transform(Grid(n, 1, self._device), 0, 0.0, 0.0)[:, 0, 0].real.min()) >= KEPT:
-                return n
-
-    def _seen(self, cell: int, x: float, y: float) -> list:
-        """The bands' PSFs with the pixel in the cell that holds x, y."""
-        if cell not in self._profiles:
-            galsim, count = self._galsim, len(self._conditions.bands)
-            keywords = {"gsparams": galsim.GSParams(maximum_fft_size=32_768, maxk_threshold=1e-5)}
-            psfs = [self._conditions.psf(band, x, y, **keywords).dilate(1 / self._scale) for band in range(count)]
-            self._profiles[cell] = [galsim.Convolve([psf, galsim.Pixel(1.0)], **keywords) for psf in psfs]
-        return self._profiles[cell]
-
-    def transforms(self, grid: Grid, shapes: Shapes, cells: Tensor) -> Tensor:
-        """(N or 1, B, M, M // 2 + 1) complex64 for the objects' cells."""
-        numbers, first = np.unique(shapes.cell, return_index=True)
-        every = [self._transform(grid, int(c), shapes.x[i], shapes.y[i]) for c, i in zip(numbers, first, strict=True)]
-        if len(every) == 1:
-            return every[0][None]
-        place = torch.searchsorted(torch.from_numpy(numbers).to(self._device), cells)
-        return torch.stack(every)[place]
-
-    def _transform(self, grid: Grid, cell: int, x: float, y: float) -> Tensor:
-        """(B, M, M // 2 + 1): of the PSFs, cut at the grid's border so that their wings do not come back, and at
-        GalSim's highest frequency, beyond which a measured PSF is what its interpolation makes of noise.
-        """
-        key = (grid.n, grid.s, cell)
-        if key not in self._kept:
-            profiles, half = self._seen(cell, x, y), grid.n * grid.s // 2
-            pictures = self._draw(profiles, grid, cell)
-            middle = pictures.shape[-1] // 2
-            cut = slice(middle - half, middle + half)
-            pictures = np.fft.ifftshift(pictures[:, cut, cut], axes=(-2, -1))
-            transform = torch.fft.rfft2(torch.from_numpy(pictures).to(self._device))
-            highest = torch.tensor([profile.maxk for profile in profiles], device=self._device)[:, None, None]
-            self._kept[key] = transform * ((grid.kx <= highest) & (grid.ky.abs()[:, None] <= highest))
-        return self._kept[key]
-
-    def _draw(self, profiles: list, grid: Grid, cell: int) -> np.ndarray:
-        """(B, odd, odd) float32 pictures, at least as large as the grid; drawn once for grids up to a power of 2."""
-        side = max(SMALLEST_PICTURE, 2 ** (grid.n - 1).bit_length())
-        key = (side, grid.s, cell)
-        smaller = self._pictures.get((side // 2, grid.s, cell))
-        if key not in self._pictures and smaller is not None and abs(smaller.sum(axis=(1, 2)) - 1).max() < LOST:
-            self._pictures[key] = np.pad(smaller, ((0, 0), *[(side * grid.s // 4,) * 2] * 2))
-        if key not in self._pictures:
-            pictures = np.empty((len(profiles), side * grid.s + 1, side * grid.s + 1), dtype=np.float32)
-            for profile, picture in zip(profiles, pictures, strict=True):
-                profile.drawImage(self._galsim.ImageF(picture, scale=1 / grid.s), method="no_pixel")
-            self._pictures[key] = pictures
-        return self._pictures[key]
