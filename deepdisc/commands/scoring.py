@@ -26,8 +26,7 @@ def add_evaluate(commands) -> None:
         "Writes metrics.json and report.html. Two catalogues on one truth: deepdisc compare.",
     )
     parser.add_argument("pred", metavar="PRED", help=f"catalogue ({_KINDS})")
-    _add_scoring(parser, "PRED, then TRUTH")
-    parser.add_argument("--pdfs", type=Path, metavar="FILE", help="redshift PDFs of PRED, as qp writes them (.hdf5)")
+    _add_scoring(parser, "PRED, then TRUTH", "redshift PDFs of PRED, as qp writes them (.hdf5)")
 
 
 def add_compare(commands) -> None:
@@ -43,7 +42,7 @@ def add_compare(commands) -> None:
     )
     parser.add_argument("pred", metavar="A", help=f"catalogue ({_KINDS})")
     parser.add_argument("other", metavar="B", help="another program's")
-    _add_scoring(parser, "A, B, then TRUTH")
+    _add_scoring(parser, "A, B, then TRUTH", "redshift PDFs of A, then of B, as qp writes them (.hdf5): FILE,FILE")
     parser.add_argument(
         "--names", type=_two_names, metavar="A,B", help="what to call them (default: their files' names)"
     )
@@ -73,7 +72,7 @@ def add_match(commands) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- options
-def _add_scoring(parser: argparse.ArgumentParser, order: str) -> None:
+def _add_scoring(parser: argparse.ArgumentParser, order: str, pdfs: str) -> None:
     parser.add_argument("truth", metavar="TRUTH", help="truth catalogue, or a deeper one")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml: pictures, magnitudes in boxes")
@@ -82,13 +81,18 @@ def _add_scoring(parser: argparse.ArgumentParser, order: str) -> None:
     )
     parser.add_argument("--band", help="band of the magnitudes (default: r, i or the middle one)")
     parser.add_argument("--mag-limit", type=float, metavar="MAG", help="fainter objects are neither required nor false")
+    parser.add_argument(
+        "--resample", choices=("objects", "fields"), default="objects",
+        help="what the bootstrap draws behind the errors of measured quantities (default: objects)",
+    )  # fmt: skip
+    parser.add_argument("--pdfs", type=_files, default=[], metavar="FILE", help=pdfs)
     _add_columns(parser, order)
     _add_criterion(parser)
 
 
 def _add_columns(parser: argparse.ArgumentParser, order: str) -> None:
     parser.add_argument(
-        "--columns", type=_maps, metavar="MAP,...",
+        "--columns", type=_files, metavar="MAP,...",
         help=f"column maps of {order}: sextractor, sep, photutils, lsst, eazy, lephare, deepdisc_jades, or a file; "
         "nothing between commas: our own names",
     )  # fmt: skip
@@ -106,7 +110,7 @@ def _add_criterion(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-distance-arcsec", type=positive_float, metavar="D", help="arcsec (default: 1)")
 
 
-def _maps(text: str) -> list[str | None]:
+def _files(text: str) -> list[str | None]:
     return [part.strip() or None for part in text.split(",")]
 
 
@@ -125,7 +129,8 @@ def _criterion(args: argparse.Namespace) -> dict:
 def _setting(args: argparse.Namespace) -> dict:
     """What evaluate and compare have in common."""
     truth_map = _beside(args.truth) if args.segmentation else None
-    return {"band": args.band, "mag_limit": args.mag_limit, "truth_segmentation": truth_map, **_criterion(args)}
+    given = {name: getattr(args, name) for name in ("band", "mag_limit", "resample")}
+    return {"truth_segmentation": truth_map, **given, **_criterion(args)}
 
 
 def _beside(catalogue: str) -> Path:
@@ -146,14 +151,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     own_map = _beside(args.pred) if args.segmentation else None
     with _open(args.mosaic) as mosaic:
         metrics = evaluate(
-            args.pred,
-            args.truth,
-            args.output,
-            mosaic=mosaic,
-            pdfs=args.pdfs,
-            pred_segmentation=own_map,
+            args.pred, args.truth, args.output, mosaic=mosaic, pdfs=(args.pdfs or [None])[0], pred_segmentation=own_map,
             **_setting(args),
-        )
+        )  # fmt: skip
     return _tell(metrics, args.output)
 
 
@@ -167,7 +167,7 @@ def run_compare(args: argparse.Namespace) -> int:
     with _open(args.mosaic) as mosaic:
         metrics = compare(
             args.pred, args.other, args.truth, args.output, mosaic=mosaic, names=tuple(names), segmentations=maps,
-            **_setting(args),
+            pdfs=args.pdfs, **_setting(args),
         )  # fmt: skip
     print(table_text(metrics["comparison"]["table"], names))
     return _tell(metrics, args.output)

@@ -131,7 +131,7 @@ class Criterion:
                 )
         if self.kind == "masks":
             if self.maps is None:
-                raise InputError("to match by masks, give the segmentation maps of both catalogues")
+                raise InputError("to match by masks, give the segmentation maps of both catalogues (--segmentation)")
             pairs = segmentation_overlaps(*self.maps, pred["id"].to_numpy(), truth["id"].to_numpy())
             return pairs.select(pairs.quality >= self.limit)
         a, b = pred[names].to_numpy(np.float64), truth[names].to_numpy(np.float64)
