@@ -35,8 +35,8 @@ def bias_metrics(
 ) -> dict[str, float]:
     """m1, m2, c1, c2, their means m and c, and with a PSF alpha1, alpha2, alpha: weighted least squares, all (N,).
 
-    Where all true shears are the same, m cannot be told (NaN) and c is the mean difference; where all PSFs are, alpha
-    cannot be told from c.
+    Where all true shears are the same, m cannot be told from c (both NaN, unless all are 0: then c can); where all PSFs
+    are the same, alpha cannot be told (NaN) and is part of c.
     """
     figures = {}
     sides = ((observed_1, true_1, psf[:1]), (observed_2, true_2, psf[1:]))
@@ -73,6 +73,8 @@ def _regression(
         for i, value in zip(varying, np.linalg.solve(matrix, right), strict=True):
             found[i] = float(value)
     offset = level - sum(found[i] * means[i] for i in varying)
+    if 0 not in varying and np.any(true):
+        offset = NAN
     return found[0], offset, found[1]
 
 
@@ -141,7 +143,6 @@ def score_shear(
     psf = _psf(pred, truth)
     if psf is not None:
         used &= np.isfinite(psf).all(0)
-    labels, areas, resampled = _blocks(pred, truth, blocks)
     excluded = {"without a predicted or a true shear, a weight or a PSF": int((~used).sum())}
     star = is_star(truth)
     if star is not None:  # the truth gives them a shear of 0, and no lens does
@@ -154,8 +155,9 @@ def score_shear(
         means, first, left_out = average_pairs(table, truth["pair_id"].to_numpy()[rows])
         excluded["without the other members of the ring"] = left_out
         table, rows = means, rows[first]
-    options = {"replicates": replicates, "seed": seed, "blocks": labels[rows]}
-    jackknife = jackknife_errors(bias_metrics, *table, blocks=areas[rows])
+    labels, areas, resampled = _blocks(pred, truth, rows, blocks)
+    options = {"replicates": replicates, "seed": seed, "blocks": labels}
+    jackknife = jackknife_errors(bias_metrics, *table, blocks=areas)
     return {
         "available": True,
         "n": len(rows),
@@ -163,9 +165,9 @@ def score_shear(
         "rings_averaged": averaged,
         "excluded": excluded,
         "resampled": resampled,
-        "n_blocks": len(np.unique(labels[rows])),
+        "n_blocks": len(np.unique(labels)),
         **with_errors(bias_metrics, *table, **options),
-        "n_areas": len(np.unique(areas[rows])),
+        "n_areas": len(np.unique(areas)),
         **{f"{name}_jackknife_err": error for name, error in jackknife.items()},
         "rmse": residual_rmse(shears[:2, used] - shears[2:, used], seed=seed),
         **_tables(truth, rows, table, magnitude, options),
@@ -189,31 +191,34 @@ def _psf(pred: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray | None:
     return None
 
 
-def _blocks(pred: pd.DataFrame, truth: pd.DataFrame, given: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """Labels for the bootstrap, areas for the jackknife, and what the former are."""
-    field = next((truth[name].to_numpy() for name in ("field", "tile") if name in truth.columns), None)
-    fields = np.unique(field, return_inverse=True)[1] if field is not None else np.zeros(len(truth), np.int64)
+def _blocks(
+    pred: pd.DataFrame, truth: pd.DataFrame, rows: np.ndarray, given: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """For the rows (M,) in use: labels for the bootstrap, areas for the jackknife, and what the former are."""
+    field = next((truth[name].to_numpy()[rows] for name in ("field", "tile") if name in truth.columns), None)
+    fields = np.unique(field, return_inverse=True)[1] if field is not None else np.zeros(len(rows), np.int64)
     number = int(fields.max(initial=0)) + 1
-    places = _places(pred, truth)
+    places = _places(pred, truth, rows)
     if places is None:
-        areas = fields if number > 1 else np.arange(len(truth)) % AREAS
+        areas = fields if number > 1 else np.arange(len(rows)) % AREAS
     else:
-        areas = np.zeros(len(truth), np.int64)
+        areas = np.zeros(len(rows), np.int64)
         each = max(1, AREAS // number)
         for label in range(number):
             inside = fields == label
             areas[inside] = label * each + sky_areas(places[0][inside], places[1][inside], each)
     if given is not None:
-        return np.asarray(given), areas, "given blocks"
+        return np.asarray(given)[rows], areas, "given blocks"
     if number >= LEAST_FIELDS:
         return fields, areas, "fields"
-    kind = "areas of the sky" if places is not None else "objects"
-    return (areas if places is not None else np.arange(len(truth))), areas, kind
+    if places is not None:
+        return areas, areas, "areas of the sky"
+    return np.arange(len(rows)), areas, "objects"
 
 
-def _places(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions in a frame that is flat enough to cut areas in: degrees, or pixels."""
-    for side in (truth, pred):
+def _places(pred: pd.DataFrame, truth: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of the rows in a frame that is flat enough to cut areas in: degrees, or pixels."""
+    for side in (truth.iloc[rows], pred.iloc[rows]):
         ra, dec = column(side, "ra"), column(side, "dec")
         if ra is not None and dec is not None:
             middle = np.nanmedian(ra)
@@ -265,7 +270,7 @@ def residual_rmse(residual: np.ndarray, *, seed: int = 0) -> list[dict]:
         means = shuffled[:, : groups * size].reshape(2, groups, size).mean(2)
         each = np.sqrt((means**2).mean(1))
         both = float(np.sqrt((means**2).mean()))
-        error = both / np.sqrt(4 * groups) if groups > 1 else NAN
+        error = both / float(np.sqrt(4 * groups)) if groups > 1 else NAN
         rows.append(
             {
                 "n_averaged": size,
