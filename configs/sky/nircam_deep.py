@@ -23,6 +23,7 @@ sky = L(Sky)(
         resampling_sigma_pix=0.5,
         saturation=True,
         depth_steps=1,
+        depth_step_share=[0.5, 0.9],
     ),
     workers=1,
 )
