@@ -27,7 +27,12 @@ _GALACTIC = (("glon", "glat"), ("l", "b"), ("gal_l", "gal_b"), ("gal_lon", "gal_
 
 
 def load(
-    source: Catalog, columns: Columns = None, *, label: str = "catalogue", band: str | None = None
+    source: Catalog,
+    columns: Columns = None,
+    *,
+    label: str = "catalogue",
+    band: str | None = None,
+    unique: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Read a catalogue and check what every later step relies on.
 
@@ -36,6 +41,7 @@ def load(
         columns: a column map, the name of a shipped one, or its file; None: the columns have our names already.
         label: how messages call the catalogue: "predicted".
         band: what the photometry of a map for catalogues of one band is called.
+        unique: whether an id that occurs twice is an error, or is noted.
 
     Returns:
         The catalogue, rows numbered from 0, and notes on what was converted or cannot be used.
@@ -49,7 +55,9 @@ def load(
         table, units = read_table(source)
         frame, where = sky_frame(source), f"the {label} catalogue {source}"
     if columns is not None:
-        table = _mapped(table, units, columns, band)
+        column_map = columns if isinstance(columns, ColumnMap) else ColumnMap.load(columns)
+        table = _mapped(table, units, column_map, band)
+        frame = frame if column_map.sky_frame == "icrs" else None  # the map has converted them
     elif not isinstance(source, pd.DataFrame):
         table = _in_our_units(catalog.without_sentinels(table), units, where)
     notes = []
@@ -57,7 +65,10 @@ def load(
         table = _to_icrs(table, frame)
         notes.append(f"positions of {where} were converted from {_frame_name(frame)} to ICRS, as its header says")
     check(table, where)
-    return table, notes + _unplaced(table, where)
+    repeated = _repeated(table, where)
+    if repeated and unique:
+        raise InputError(f"{repeated}; remove the copies, or leave the column out: what counts twice is scored twice")
+    return table, notes + ([repeated] if repeated else []) + _unplaced(table, where)
 
 
 def each(columns: Columns | Sequence[Columns], number: int) -> list[Columns]:
@@ -74,8 +85,7 @@ def each(columns: Columns | Sequence[Columns], number: int) -> list[Columns]:
     return [item or None for item in given] + [None] * (number - len(given))
 
 
-def _mapped(table: pd.DataFrame, units: Units, columns: Columns, band: str | None) -> pd.DataFrame:
-    column_map = columns if isinstance(columns, ColumnMap) else ColumnMap.load(columns)
+def _mapped(table: pd.DataFrame, units: Units, column_map: ColumnMap, band: str | None) -> pd.DataFrame:
     result = column_map.apply(table, units)
     if band is not None and f"mag_{band}" not in result:
         of_band = column_map.apply(table, units, bands=[band])
@@ -147,7 +157,7 @@ def check(table: pd.DataFrame, where: str) -> None:
     """Refuse what no matching can be trusted with.
 
     Raises:
-        InputError: positions are no numbers or impossible, or an id occurs twice in a field.
+        InputError: positions are no numbers or impossible.
     """
     for name in ("x", "y", "ra", "dec", *catalog.BOX_COLUMNS, "redshift"):
         if name in table and table[name].dtype.kind not in "iufb":
@@ -160,16 +170,19 @@ def check(table: pd.DataFrame, where: str) -> None:
             f"{where}: a declination of {worst:g}, beyond 90 degrees; are ra and dec exchanged, or the unit another? "
             "Missing positions must be NaN"
         )
+
+
+def _repeated(table: pd.DataFrame, where: str) -> str | None:
+    """Words on ids that occur more than once in a field; rows without an id do not count."""
     for name in ("id", "catalogue_id"):
         if name in table:
             place = [other for other in ("field", "tile") if other in table]
-            again = table.duplicated([*place, name])
+            known = table[name].notna() & (table[name].astype(str) != "")
+            again = table[known].duplicated([*place, name])
             if again.any():
-                value = table[name][again].iloc[0]
-                raise InputError(
-                    f"{where}: {name} {value} occurs more than once, and so do {again.sum()} rows in all; remove the "
-                    "copies, or leave the column out: what counts twice is scored twice"
-                )
+                value = table.loc[again.index[again][0], name]
+                return f"{where}: {name} {value} occurs more than once, and so do {again.sum()} rows in all"
+    return None
 
 
 def _unplaced(table: pd.DataFrame, where: str) -> list[str]:

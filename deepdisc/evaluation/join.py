@@ -71,13 +71,14 @@ def crossmatch(
         n-m), `offset` (see `conventions.measure_offset`) and `notes`.
 
     Raises:
-        InputError: unreadable catalogue, nothing to match by, no overlap, an id that occurs twice.
+        InputError: unreadable catalogue, nothing to match by, no overlap.
     """
     if keep not in KEEP:
         raise InputError(f"keep is {keep!r}; choose one of {', '.join(KEEP)}")
     maps = each(columns, 2)
     (a, notes_a), (b, notes_b) = (
-        load(part, how, label=name) for part, how, name in zip((a, b), maps, ("first", "second"), strict=True)
+        load(part, how, label=name, unique=False)
+        for part, how, name in zip((a, b), maps, ("first", "second"), strict=True)
     )
     outlines = None if segmentations is None else tuple(map(read_segmentation, segmentations))
     criterion = choose_criterion(

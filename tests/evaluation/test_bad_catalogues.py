@@ -73,6 +73,15 @@ def test_an_offset_of_no_convention_is_told_too():
     assert "(+1.7" in note and "are both of the same image" in note
 
 
+def test_positions_too_crowded_to_tell_an_offset_do_not_stop_the_scoring(monkeypatch):
+    monkeypatch.setattr("deepdisc.matching.MOST_PAIRS", 1000)
+    crowded = sky().assign(x=lambda f: f.x / 1000, y=lambda f: f.y / 1000)
+    metrics = evaluate(crowded, crowded, match_by="sky", replicates=5)
+    offset = metrics["detection"]["offset"]
+    assert not offset["available"] and "pairs within reach of each other" in offset["reason"]
+    assert metrics["detection"]["completeness"] == 1.0
+
+
 def test_offsets_on_the_sky_are_told_in_arcsec():
     truth = sky()[["ra", "dec"]]
     moved = truth.assign(dec=truth.dec + 0.4 / 3600)
@@ -105,6 +114,14 @@ def test_a_header_that_states_another_frame_is_obeyed_and_said(tmp_path, frame, 
     offset = SkyCoord(found.ra, found.dec, unit="deg").separation(SkyCoord(truth.ra, truth.dec, unit="deg"))
     assert offset.arcsec.max() < 1e-3
     assert len(crossmatch(tmp_path / "c.fits", truth, keep="matched", max_distance_arcsec=0.01)) == 60
+
+
+def test_a_map_that_states_the_frame_comes_before_the_header(tmp_path):
+    galactic = SkyCoord(sky().ra, sky().dec, unit="deg").galactic
+    table = Table({"l": galactic.l.deg, "b": galactic.b.deg}, meta={"RADESYS": "GALACTIC"})
+    table.write(tmp_path / "c.fits")
+    stated = ColumnMap.from_mapping({"columns": {"ra": "l", "dec": "b"}, "sky_frame": "galactic"}, "here")
+    np.testing.assert_allclose(load(tmp_path / "c.fits", stated)[0].ra, sky().ra, atol=1e-9)
 
 
 def test_icrs_headers_are_left_alone(tmp_path):
@@ -182,6 +199,10 @@ def test_an_id_that_occurs_twice_is_named():
     for a, b, which in ((twice, sky(), "predicted"), (sky(), twice, "true")):
         with pytest.raises(InputError, match=f"the {which} catalogue: id 5 occurs more than once, and so do 2 rows"):
             evaluate(a, b, replicates=5)
+    joined = crossmatch(twice, sky(), keep="matched")
+    assert len(joined) == 60 and "the first catalogue: id 5 occurs more than once" in joined.attrs["notes"][0]
+    unnamed = load(pd.DataFrame({"ID": ["a", "", ""], "RA": [1.0, 2, 3], "DEC": 0.0}), "deepdisc_jades")
+    assert len(unnamed[0]) == 3 and unnamed[1] == []
     tiles = pd.concat((sky().assign(tile=0), sky().assign(tile=1)), ignore_index=True)
     assert evaluate(tiles, tiles, replicates=5)["detection"]["n_matched"] == 120
 
