@@ -24,7 +24,7 @@ from deepdisc.tables import read_table
 T = TypeVar("T", bound="Source")
 
 _POLICIES = ("drop", "refuse")
-_MAP_KEYS = ("columns", "where", "missing", "sky_frame")
+_MAP_KEYS = ("columns", "where", "missing", "sky_frame", "optional")
 _SAME_REDSHIFT_ARCSEC, _SAME_REDSHIFT = 0.3, 0.005  # two spectra of one object; difference over 1 + z
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _column_map(content: Mapping[str, Any], folder: Path, place: str) -> ColumnM
     loaded = ColumnMap.load(folder / named if (folder / named).is_file() else named)
     rest = {"columns": {"ra": "ra"}, **{key: value for key, value in content.items() if key != "columns"}}
     own = ColumnMap.from_mapping(rest, place)
-    changed = {key: getattr(own, key) for key in ("where", "missing", "sky_frame") if key in content}
+    changed = {key: getattr(own, key) for key in _MAP_KEYS[1:] if key in content}
     return replace(loaded, label=f"{place} ({loaded.label})", **changed)
 
 
