@@ -137,6 +137,39 @@ def score_shear(
             "reason": f"the {' and the '.join(missing)} catalogue has no columns g1, g2",
             "n": 0,
         }
+    table, used, excluded = _columns(pred, truth)
+    residual = (table[:2] - table[2:4])[:, used]
+    rows = np.flatnonzero(used)
+    weight, table = table[4, used], table[:, rows]
+    pair = column(truth, "pair_id")
+    in_ring = np.zeros(len(rows), bool) if pair is None else pair[rows] >= 0  # -1 and NaN: of no ring
+    averaged = in_ring.any() and len(np.unique(pair[rows][in_ring])) < in_ring.sum()
+    if averaged:
+        means, first, left_out = average_pairs(table[:, in_ring], pair[rows][in_ring])
+        excluded["without the other members of the ring"] = left_out + int((~in_ring).sum())
+        table, rows = means, rows[in_ring][first]
+    labels, areas, resampled = _blocks(pred, truth, rows, blocks)
+    options = {"replicates": replicates, "seed": seed, "blocks": labels}
+    jackknife = jackknife_errors(bias_metrics, *table, blocks=areas)
+    return {
+        "available": True,
+        "n": len(rows),
+        "n_galaxies": int(used.sum()) - excluded.get("without the other members of the ring", 0),
+        "rings_averaged": bool(averaged),
+        "excluded": excluded,
+        "resampled": resampled,
+        "n_blocks": len(np.unique(labels)),
+        **with_errors(bias_metrics, *table, **options),
+        "n_areas": len(np.unique(areas)),
+        **{f"{name}_jackknife_err": error for name, error in jackknife.items()},
+        "rmse": residual_rmse(residual, seed=seed),
+        **_tables(truth, rows, table, magnitude, options),
+        "correlation": residual_correlation(pred[used], truth[used], residual, weight),
+    }
+
+
+def _columns(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """The columns of `bias_metrics` (5 or 7, N), which rows can be used, and how many cannot, by reason."""
     shears = np.stack([side[name].to_numpy(np.float64) for side in (pred, truth) for name in COMPONENTS])
     weight = _weights(pred)
     used = np.isfinite(shears).all(0) & np.isfinite(weight) & (weight > 0)
@@ -148,31 +181,7 @@ def score_shear(
     if star is not None:  # the truth gives them a shear of 0, and no lens does
         excluded["stars"] = int((used & star).sum())
         used &= ~star
-    rows = np.flatnonzero(used)
-    table = np.vstack([shears, weight[None], *([] if psf is None else [psf])])[:, rows]
-    averaged = "pair_id" in truth.columns and len(rows) > 0
-    if averaged:
-        means, first, left_out = average_pairs(table, truth["pair_id"].to_numpy()[rows])
-        excluded["without the other members of the ring"] = left_out
-        table, rows = means, rows[first]
-    labels, areas, resampled = _blocks(pred, truth, rows, blocks)
-    options = {"replicates": replicates, "seed": seed, "blocks": labels}
-    jackknife = jackknife_errors(bias_metrics, *table, blocks=areas)
-    return {
-        "available": True,
-        "n": len(rows),
-        "n_galaxies": int(used.sum()) - excluded.get("without the other members of the ring", 0),
-        "rings_averaged": averaged,
-        "excluded": excluded,
-        "resampled": resampled,
-        "n_blocks": len(np.unique(labels)),
-        **with_errors(bias_metrics, *table, **options),
-        "n_areas": len(np.unique(areas)),
-        **{f"{name}_jackknife_err": error for name, error in jackknife.items()},
-        "rmse": residual_rmse(shears[:2, used] - shears[2:, used], seed=seed),
-        **_tables(truth, rows, table, magnitude, options),
-        "correlation": residual_correlation(pred[used], truth[used], shears[:2, used] - shears[2:, used], weight[used]),
-    }
+    return np.vstack([shears, weight[None], *([] if psf is None else [psf])]), used, excluded
 
 
 def _weights(pred: pd.DataFrame) -> np.ndarray:

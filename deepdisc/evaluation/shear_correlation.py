@@ -69,23 +69,22 @@ def residual_correlation(
         var_method="jackknife", cross_patch_weight="match", num_threads=1,
     )  # fmt: skip
     pairs.process(catalog)
-    return {
-        "available": True,
-        "n": n,
-        "n_fields": int(patch.max()) + 1,
-        "rows": [
-            {
-                "theta_arcmin": float(pairs.meanr[i]),
-                "from": float(pairs.left_edges[i]),
-                "to": float(pairs.right_edges[i]),
-                "n": int(pairs.npairs[i]),
-                **{f"{name}": float(getattr(pairs, name)[i]) for name in ("xip", "xim")},
-                **{f"{name}_err": float(np.sqrt(getattr(pairs, f"var{name}")[i])) for name in ("xip", "xim")},
-            }
-            for i in range(bins)
-            if pairs.npairs[i] > 0
-        ],
-    }
+    return {"available": True, "n": n, "n_fields": int(patch.max()) + 1, "rows": _rows(pairs)}
+
+
+def _rows(pairs) -> list[dict]:
+    """The bins of a TreeCorr correlation that hold any pair."""
+    return [
+        {
+            "theta_arcmin": float(pairs.meanr[i]),
+            "from": float(pairs.left_edges[i]),
+            "to": float(pairs.right_edges[i]),
+            "n": int(pairs.npairs[i]),
+            **{name: float(getattr(pairs, name)[i]) for name in ("xip", "xim")},
+            **{f"{name}_err": float(np.sqrt(getattr(pairs, f"var{name}")[i])) for name in ("xip", "xim")},
+        }
+        for i in np.flatnonzero(pairs.npairs > 0)
+    ]
 
 
 def _positions(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

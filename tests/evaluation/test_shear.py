@@ -98,6 +98,14 @@ def test_rings_cancel_shapes():
     assert alone["m1_err"] > 50 * result["m1_err"]
 
 
+def test_galaxies_of_no_ring_are_not_averaged():
+    pred, truth = galaxies(400, fields=10)
+    plain = score_shear(pred, truth, replicates=5)
+    for pair in (-1, np.nan, np.arange(400)):
+        result = score_shear(pred, truth.assign(pair_id=pair), replicates=5)
+        assert result["n"] == 400 and not result["rings_averaged"] and result["m1"] == plain["m1"]
+
+
 def test_rings_by_hand():
     columns = np.array([[1.0, 3.0, 10.0, 5.0, 7.0], [0.0, 0.0, 9.0, 2.0, 4.0]])
     means, first, left_out = average_pairs(columns, np.array([4, 4, 8, 9, 9]))
