@@ -26,7 +26,7 @@ BLUEST, REDDEST = 91.0, 60_000.0
 # old stars: Vega colours H-K = 0.2, K-[3.6] = 0.2, [3.6]-[4.5] = -0.05, as slopes of f_nu between these wavelengths.
 RED_FROM, RED_SLOPES = 16_500.0, ((16_500.0, -0.9), (22_000.0, -1.4), (36_000.0, -2.1))
 # "HII" is the 5 Myr population with the emission lines of an H II galaxy: equivalent width of H beta (Angstrom), then
-# wavelengths, and fluxes in units of H beta. Hydrogen: case B (Osterbrock & Ferland 2006); metals: round numbers that go
+# wavelengths, and fluxes in units of H beta. Hydrogen: case B (Osterbrock & Ferland 2006); metals: round numbers, as go
 # with a low metallicity. No Lyman alpha.
 HBETA_WIDTH, LINE_SIGMA = 200.0, 3.0
 LINES = {

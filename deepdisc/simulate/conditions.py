@@ -203,7 +203,7 @@ def draw_conditions(sky: Sky, instrument: Instrument, number: int, rng: np.rando
 
 def _draw_beta(sky: Sky, instrument: Instrument, rng: np.random.Generator) -> float | None:
     if sky.moffat_beta is None:
-        return instrument.bands[0].psf.beta if isinstance(instrument.bands[0].psf, MoffatPSF) else None
+        return None
     for band in instrument.bands:
         if not isinstance(band.psf, MoffatPSF):
             raise InputError(
