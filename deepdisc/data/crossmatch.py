@@ -75,7 +75,7 @@ def _rounded(value: float) -> float:
 
 
 def crossmatch(first: np.ndarray, second: np.ndarray, radius: float, unit: str) -> Match:
-    """Match two catalogues one to one, with the smallest total distance.
+    """Match two catalogues one to one: the pairs with the largest total of 1 - distance / radius.
 
     Args:
         first: (N, 2) positions; those that are not finite match nothing.
