@@ -90,8 +90,12 @@ def regrid(
         for name, own in wanted.items():
             progress(f"{name}: {opened[own].source.image}")
             resampler = _resampler(library, opened[own].grid, grid, method)
-            _write_band(targets[name], opened[own], name, grid, resampler)
             written.append(targets[name])
+            if not _write_band(targets[name], opened[own], name, grid, resampler):
+                raise InputError(
+                    f"band {name}: no pixel of {opened[own].source.image} falls on those of {reference}, the bands have "
+                    "no sky in common; leave it out, or take files of the same place"
+                )
         sources = {name: opened[own].source for name, own in wanted.items()}
         content = _yaml_content(described, sources, reference, grid, output)
         write_text(output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -197,14 +201,17 @@ def _footprint(old: PixelGrid, new: PixelGrid, y0: int, x0: int, y1: int, x1: in
 
 
 # ------------------------------------------------------------------------------------------------------ writing
-def _write_band(path: Path, band: Band, name: str, grid: PixelGrid, resample: Resampler) -> None:
-    """Write one band block by block."""
+def _write_band(path: Path, band: Band, name: str, grid: PixelGrid, resample: Resampler) -> bool:
+    """Write one band block by block; False where not a single pixel has a value."""
+    filled = False
     with atomic_path(path) as temporary:
         image, variance = _create_planes(temporary, name, grid)
         for _, _, y0, x0, y1, x1 in blocks(grid.shape, _BLOCK_PIX):
             image[y0:y1, x0:x1], variance[y0:y1, x0:x1] = resample(band, y0, x0, y1, x1)
+            filled = filled or bool(np.isfinite(image[y0:y1, x0:x1]).any())
         for plane in (image, variance):
             plane.flush()
+    return filled
 
 
 def _create_planes(path: Path, name: str, grid: PixelGrid) -> list[np.memmap]:

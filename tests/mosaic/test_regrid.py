@@ -171,3 +171,66 @@ def test_input_images_are_never_overwritten(pair, tmp_path):
         regrid(files, tmp_path / "out")
     assert {path: path.read_bytes() for path in files.values()} == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mosaic.yaml"]
+
+
+def rotated_header(shape, angle_deg, scale_arcsec):
+    header = wcs_header(shape, scale_arcsec=scale_arcsec)
+    angle, step = np.radians(angle_deg), scale_arcsec / 3600
+    for key in ("CDELT1", "CDELT2"):
+        del header[key]
+    header["CD1_1"], header["CD1_2"] = -step * np.cos(angle), step * np.sin(angle)
+    header["CD2_1"], header["CD2_2"] = step * np.sin(angle), step * np.cos(angle)
+    return header
+
+
+@pytest.mark.parametrize(("scale", "angle"), [(0.2, 30), (0.3, 30), (0.15, -70), (0.4, 0)])
+def test_flux_and_variance_of_a_region_survive_rotation_and_other_pixels(tmp_path, rng, scale, angle):
+    """Sums over a disc of 10 arcsec, in a field of blobs whose noise grows from left to right."""
+    shape, target = (200, 200), (int(44 / scale), int(44 / scale))
+    image = sum(gaussian(shape, *rng.uniform(40, 160, 2), 5, 500.0) for _ in range(60))
+    variance = np.tile(np.linspace(1, 5, 200), (200, 1))
+    write(tmp_path / "g.fits", image.astype(np.float32))
+    fitsio.write(tmp_path / "v.fits", variance.astype(np.float32))
+    write(tmp_path / "r.fits", np.ones(target, np.float32), header=rotated_header(target, angle, scale))
+    bands = {"g": {"image": f"{tmp_path}/g.fits", "variance": f"{tmp_path}/v.fits"},
+             "r": {"image": f"{tmp_path}/r.fits", "zero_point": 31.4, "variance": 1.0}}  # fmt: skip
+    cutout = Mosaic.open(regrid(bands, tmp_path / "out", "r")).read(0, 0, *target)
+    sums = []
+    for values, pixel in ((np.stack([image, variance]), 0.2), (np.stack([cutout.image[0], cutout.variance[0]]), scale)):
+        y, x = np.mgrid[: values.shape[1], : values.shape[2]]
+        radius = np.hypot(y - (values.shape[1] - 1) / 2, x - (values.shape[2] - 1) / 2) * pixel
+        # A soft edge, so that it does not matter which pixels it cuts.
+        sums.append((values * np.exp(-((radius / 10) ** 8))).sum(axis=(1, 2)))
+    np.testing.assert_allclose(sums[1], sums[0], rtol=5e-3)
+
+
+@pytest.mark.parametrize("method", ["interp", "exact"])
+def test_masks_of_files_come_along(tmp_path, rng, method):
+    shape = (120, 120)
+    bits = np.zeros(shape, np.int32)
+    bits[50:56, 60:70], bits[20:30, 20:30] = 2, 4  # only bit 1 is bad
+    write(tmp_path / "g.fits", rng.normal(size=shape).astype(np.float32))
+    fitsio.write(tmp_path / "m.fits", bits)
+    write(tmp_path / "r.fits", np.ones(shape, np.float32), header=rotated_header(shape, 20, 0.2))
+    bands = {"g": {"image": f"{tmp_path}/g.fits", "variance": 1.0, "mask": f"{tmp_path}/m.fits", "mask_bits": [1]},
+             "r": {"image": f"{tmp_path}/r.fits", "variance": 1.0, "zero_point": 31.4}}  # fmt: skip
+    mosaic = Mosaic.open(regrid(bands, tmp_path / "out", "r", method=method))
+    mask = mosaic.read(0, 0, *shape).mask[0]
+    y, x = np.mgrid[:120, :120]
+    old_x, old_y = Mosaic.open({"g": f"{tmp_path}/g.fits"}).grid.to_pixel(*mosaic.grid.to_sky(x.ravel(), y.ravel()))
+    # Distance of each new pixel's centre to the bad rectangle, in old pixels.
+    apart = np.hypot(np.clip(np.abs(old_x - 64.5) - 5, 0, None), np.clip(np.abs(old_y - 52.5) - 3, 0, None))
+    apart = apart.reshape(shape)
+    assert mask[apart == 0].all()
+    inside = (np.minimum(old_x, old_y) > 3) & (np.maximum(old_x, old_y) < 116)
+    assert not mask[inside.reshape(shape) & (apart > 2.5)].any()
+
+
+def test_bands_without_common_sky_are_refused(tmp_path, rng):
+    write(tmp_path / "r.fits", rng.normal(size=SHAPE).astype(np.float32))
+    far = wcs_header(SHAPE)
+    far["CRVAL1"] = 151.0
+    write(tmp_path / "g.fits", rng.normal(size=SHAPE).astype(np.float32), header=far)
+    with pytest.raises(InputError, match=r"band g: no pixel of .*g.fits falls on those of r, .* no sky in common"):
+        regrid({band: tmp_path / f"{band}.fits" for band in "gr"}, tmp_path / "out", "r")
+    assert not (tmp_path / "out").exists()
