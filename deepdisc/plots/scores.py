@@ -1,0 +1,122 @@
+"""Diagrams of scores: predicted against true redshifts, PIT, fractions in bins, purity against completeness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from deepdisc.plots.style import BLUE, GREEN, GREY, INK, ORANGE, RED, SIDES, axes_of
+
+
+def redshifts(z_phot: np.ndarray, z_true: np.ndarray, label: str = "predicted redshift") -> Figure:
+    """Predicted against true redshift, coloured by density, with the lines of 1:1 and of +-0.15 (1 + z)."""
+    figure = Figure(figsize=(5.2, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(3.2, 1), hspace=0.03)
+    top = axes_of(figure, grid[0])
+    bottom = axes_of(figure, grid[1], sharex=top)
+    limit = 1.05 * max(float(np.percentile(np.concatenate((z_true, z_phot)), 99.7)), 0.1) if len(z_true) else 1.0
+    shade = _density(z_true, z_phot, limit)
+    order = np.argsort(shade)
+    line = np.array([0, limit])
+    for axes, y in ((top, z_phot), (bottom, (z_phot - z_true) / (1 + z_true))):
+        axes.scatter(z_true[order], y[order], c=shade[order], s=9, cmap="viridis", linewidths=0, rasterized=True)
+    top.plot(line, line, color=INK, linewidth=1)
+    for sign in (-1, 1):
+        top.plot(line, line + sign * 0.15 * (1 + line), color=RED, linewidth=0.9, linestyle="--")
+        bottom.axhline(sign * 0.15, color=RED, linewidth=0.9, linestyle="--")
+    bottom.axhline(0, color=INK, linewidth=1)
+    top.set(xlim=(0, limit), ylim=(0, limit), ylabel=label)
+    top.tick_params(labelbottom=False)
+    bottom.set(ylim=(-0.5, 0.5), xlabel="true redshift", ylabel=r"$\Delta z/(1+z)$")
+    beyond = int(((z_true > limit) | (z_phot > limit)).sum())
+    top.text(
+        0.03, 0.97, f"{len(z_true):,} objects" + (f", {beyond} beyond the axes" if beyond else ""),
+        transform=top.transAxes, va="top", fontsize=9, color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+    )  # fmt: skip
+    return figure
+
+
+def _density(x: np.ndarray, y: np.ndarray, limit: float) -> np.ndarray:
+    """Log of the number of points in each point's cell of a 60 x 60 grid."""
+    if len(x) == 0:
+        return np.zeros(0)
+    cells = [np.clip((values / limit * 60).astype(int), 0, 59) for values in (x, y)]
+    counts = np.zeros((60, 60))
+    np.add.at(counts, tuple(cells), 1)
+    return np.log(counts[tuple(cells)])
+
+
+def pit(values: np.ndarray, bins: int = 20) -> Figure:
+    """Histogram of PIT values, with the 1- and 2-sigma range expected of honest PDFs."""
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = axes_of(figure, 111)
+    counts, edges = np.histogram(values, bins=bins, range=(0, 1))
+    expected = len(values) / bins
+    spread = np.sqrt(expected * (1 - 1 / bins))
+    scale = expected or 1.0
+    for k, alpha in ((2, 0.18), (1, 0.28)):
+        axes.axhspan(
+            (expected - k * spread) / scale, (expected + k * spread) / scale, color=GREY, alpha=alpha, linewidth=0
+        )
+    axes.stairs(counts / scale, edges, fill=True, color=BLUE, alpha=0.35)
+    axes.stairs(counts / scale, edges, color=BLUE, linewidth=1.4)
+    axes.axhline(1, color=INK, linewidth=1, linestyle="--")
+    axes.set(
+        xlim=(0, 1),
+        ylim=(0, None),
+        xlabel="PIT: predicted probability below the true redshift",
+        ylabel="objects / expected",
+    )
+    axes.text(
+        0.98, 0.95, f"{len(values):,} objects", transform=axes.transAxes, ha="right", va="top", fontsize=9, color=INK
+    )
+    return figure
+
+
+def fractions(
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[Mapping[str, float]]]]],
+    logarithmic: Sequence[bool] | None = None,
+) -> Figure:
+    """Fractions in bins with their 68 % intervals, panel beside panel.
+
+    Args:
+        panels: (x label, y label, {name: rows of `detection.binned_fraction`}); one colour per name.
+        logarithmic: whether each panel's x axis is.
+    """
+    logarithmic = logarithmic or [False] * len(panels)
+    figure = Figure(figsize=(5.2 * len(panels), 3.4), layout="constrained")
+    for i, (xlabel, ylabel, curves) in enumerate(panels):
+        axes = axes_of(figure, 1, len(panels), i + 1)
+        for color, (name, rows) in zip((BLUE, ORANGE, GREEN, RED), curves.items(), strict=False):
+            if not rows:
+                continue
+            x = np.array([row["median"] for row in rows])
+            y, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
+            axes.errorbar(
+                x, y, yerr=np.clip((y - low, high - y), 0, None), color=color, marker="o", markersize=4.5,
+                linewidth=1.5, elinewidth=1.2, capsize=2.5, label=name,
+            )  # fmt: skip
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.04))
+        if logarithmic[i]:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.tick_params(axis="x", which="minor", labelbottom=False)
+        if len(curves) > 1 or any(name for name in curves):
+            axes.legend(fontsize=9, frameon=False, loc="best")
+    return figure
+
+
+def purity_against_completeness(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str) -> Figure:
+    """Purity against completeness as the score threshold moves, one curve per catalogue."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = axes_of(figure, 111)
+    for color, (name, (completeness, purity)) in zip(SIDES, curves.items(), strict=False):
+        axes.plot(completeness, purity, color=color, linewidth=1.8, label=name)
+        if len(completeness):
+            axes.plot(completeness[0], purity[0], color=color, marker="o", markersize=6)
+    axes.set(xlabel=xlabel, ylabel="purity")
+    axes.legend(fontsize=9, frameon=False, loc="lower left", title="(dot: no cut)", title_fontsize=8)
+    return figure
