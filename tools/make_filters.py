@@ -19,10 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits
 
+from deepdisc.simulate.filters import load_filter
+
 LICENCES = ("MIT", "BSD-3")
 COARSEST = 5.0  # Angstrom: finer structure (the atmosphere's lines) is averaged before thinning
 THINNING = 4e-4  # of the root of the curve's peak: finer where little light comes through, as in red leaks
 PSF_PIXELS, PSF_SCALE = 151, 0.02  # a square of 3 arcsec
+PSF_TAPER, JWST_DIAMETER_M = 0.9, 6.5
 PSF_LEVEL = 3e-7  # of the total light: steps in which the images are stored
 
 
@@ -79,6 +82,20 @@ def make_filters(folder: Path, output: Path) -> None:
     print(f"{output}: {len(about)} filters, {len(table)} points, {output.stat().st_size} bytes")
 
 
+def passed(image: np.ndarray, band: str) -> np.ndarray:
+    """The image without frequencies beyond what the telescope passes in a filter, which are noise of the measurement.
+
+    The limit is 2 pi D / wavelength (rad per angle) at the filter's blue edge; a cosine from PSF_TAPER of it on.
+    """
+    curve = load_filter(f"nircam_{band.upper()}")
+    edge = curve.wavelength_angstrom[curve.throughput > 0.05 * curve.throughput.max()][0] * 1e-10
+    limit = 2 * np.pi * JWST_DIAMETER_M / edge / 206_265
+    frequency = 2 * np.pi * np.fft.fftfreq(len(image), PSF_SCALE)
+    k = np.hypot(frequency[:, None], frequency[None]) / limit
+    taper = 0.5 * (1 + np.cos(np.pi * np.clip((k - PSF_TAPER) / (1 - PSF_TAPER), 0, 1)))
+    return np.fft.ifft2(np.fft.fft2(image) * taper).real
+
+
 def make_psf(path: Path, output: Path) -> None:
     """Write one PSF image, centred on its core, of sum 1, RICE-compressed."""
     image = fits.getdata(path).astype(np.float64)
@@ -88,6 +105,7 @@ def make_psf(path: Path, output: Path) -> None:
         core = profile.shift(-offset).drawImage(nx=101, ny=101, scale=0.01, method="no_pixel").FindAdaptiveMom()
         offset += (core.moments_centroid - galsim.PositionD(51, 51)) * 0.01
     centred = profile.shift(-offset).drawImage(nx=PSF_PIXELS, ny=PSF_PIXELS, scale=PSF_SCALE, method="no_pixel").array
+    centred = passed(centred, path.stem.split("-")[-1])
     centred = np.round(centred / centred.sum() / PSF_LEVEL).astype(np.int32)
     header = fits.Header()
     header["PIXELSCL"] = (PSF_SCALE, "[arcsec] pixel scale")

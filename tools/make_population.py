@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from deepdisc.errors import InputError
 from deepdisc.expressions import evaluate
@@ -61,6 +62,11 @@ H_FAINTEST = 32.0
 COUNTS_SLOPE = 0.2  # dex per mag, of the counts beyond H_COMPLETE
 FAINT_ROWS = 16_000
 BLUER_PART = 0.65
+# Faint copies: radii shrink as L^FAINT_SIZES down to SMALLEST (arcsec), less than those of nearby galaxies: so look
+# pictures of PRIMER in F444W; parents are taken as (1 + z)^(REDSHIFT_SHIFT mag beyond the limit), so that the
+# share of z > 6 rises to a few per cent at 28 to 31 mag.
+FAINT_SIZES, SMALLEST, REDSHIFT_SHIFT = 0.15, 0.02, 0.33
+NEARBY, NEARBY_SHARE = 0.25, ((24.0, 26.0), (0.05, 0.025))
 
 
 def report(name: str, filters: list[str], residual: np.ndarray) -> None:
@@ -161,9 +167,36 @@ def goods_rows(folder: Path) -> pd.DataFrame:
     usable = (source.star_flag != 1) & (source.h < H_REAL) & (source["mag_nircam-f200w"] < 32)
     rows = source[usable].reset_index(drop=True)
     ra, dec = source.ra.median(), source.dec.median()
+    rows["redshift"] = without_failures(rows)
     rows["x_arcsec"] = -(rows.ra - ra) * np.cos(np.radians(rows.dec)) * 3600
     rows["y_arcsec"] = (rows.dec - dec) * 3600
     return rows
+
+
+def without_failures(rows: pd.DataFrame) -> np.ndarray:
+    """Redshifts in which fewer of the faint galaxies are at z < NEARBY: there photometric redshifts fail most often.
+
+    A tenth and more of the rows beyond F160W = 24 have one; the volume holds NEARBY_SHARE at most. The others, chosen
+    at random, take the redshift of a row like them in brightness and colours.
+    """
+    rng = np.random.default_rng(SEED)
+    redshift, h = rows.redshift.to_numpy(np.float64).copy(), rows.h.to_numpy()
+    near = (redshift < NEARBY) & ~(rows.z_spec > 0).to_numpy()
+    steps = np.arange(NEARBY_SHARE[0][0], H_REAL + 0.5, 0.5)
+    place = np.digitize(h, steps)
+    share = np.bincount(place, near, minlength=len(steps) + 1) / np.maximum(
+        np.bincount(place, minlength=len(steps) + 1), 1
+    )
+    wanted = np.interp(h, *NEARBY_SHARE) / np.maximum(share[place], 1e-9)
+    wrong = np.flatnonzero(near & (place > 0) & (rng.uniform(size=len(h)) > wanted))
+    names = [f"mag_nircam-{band}" for band in ("f070w", "f090w", "f115w", "f150w", "f200w", "f277w")]
+    colours = np.clip(-np.diff(rows[names].to_numpy(np.float64), axis=1), -1, 3)
+    features = np.column_stack([0.5 * h, 3 * colours])
+    good = np.flatnonzero(redshift >= NEARBY)
+    _, index = cKDTree(features[good]).query(features[wrong], k=5)
+    redshift[wrong] = redshift[good[index[np.arange(len(wrong)), rng.integers(5, size=len(wrong))]]]
+    print(f"deep: {len(wrong)} galaxies moved away from z < {NEARBY}")
+    return redshift
 
 
 def goods_shapes(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -204,13 +237,19 @@ def faint_galaxies(table: pd.DataFrame, rows: pd.DataFrame, rng: np.random.Gener
     # As many rows as weights need: half as steep, so that bright ones are not drawn again and again.
     number = np.maximum((FAINT_ROWS * np.sqrt(missing) / np.sqrt(missing).sum()).round().astype(int), 1)
     parents = np.flatnonzero((h > H_COMPLETE - 0.5) & (h <= H_REAL) & bluer_part(rows))
-    chosen = rng.choice(parents, number.sum())
+    distance = 1 + table.redshift.to_numpy()[parents]
+    shares = [distance ** (REDSHIFT_SHIFT * (step - H_COMPLETE)) for step in steps]
+    chosen = [rng.choice(parents, n, p=share / share.sum()) for n, share in zip(number, shares, strict=True)]
+    chosen = np.concatenate(chosen)
     magnitude = np.repeat(steps, number) + rng.uniform(0, 0.25, number.sum())
     fainter = magnitude - h[chosen]
     copies = table.iloc[chosen].reset_index(drop=True)
     copies[list(LIGHT_COLUMNS)] *= 10 ** (-0.4 * fainter)[:, None]
-    for part in ("disk", "bulge"):
-        copies[f"{part}_hlr_arcsec"] *= size_factor(fainter)
+    size = np.fmax(copies.disk_hlr_arcsec, copies.bulge_hlr_arcsec)
+    factor = np.maximum(size_factor(fainter, FAINT_SIZES), np.minimum(SMALLEST / size, 1))
+    copies[["disk_hlr_arcsec", "bulge_hlr_arcsec"]] = copies[["disk_hlr_arcsec", "bulge_hlr_arcsec"]].mul(
+        factor, axis=0
+    )
     nowhere = {"x_arcsec": np.nan, "y_arcsec": np.nan}
     return copies.assign(weight=np.repeat(missing / number, number), **nowhere)
 

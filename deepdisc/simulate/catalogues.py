@@ -143,9 +143,9 @@ def similar_rows(
     return index[np.arange(len(index)), rng.integers(5, size=len(index))]
 
 
-def size_factor(fainter_mag: np.ndarray) -> np.ndarray:
-    """Factor on the radius of a galaxy that is made fainter by so many magnitudes."""
-    return 10 ** (-0.4 * SIZE_LUMINOSITY * np.asarray(fainter_mag))
+def size_factor(fainter_mag: np.ndarray, slope: float = SIZE_LUMINOSITY) -> np.ndarray:
+    """Factor on the radius of a galaxy that is made fainter by so many magnitudes, R ~ L^slope."""
+    return 10 ** (-0.4 * slope * np.asarray(fainter_mag))
 
 
 def held_out(source_row: np.ndarray, share: float = 0.2) -> np.ndarray:
