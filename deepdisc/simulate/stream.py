@@ -21,6 +21,7 @@ number of labelled objects, (h, w) = `sky.shape`:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ class SkyStream(IterableDataset):
     Args:
         sky: settings; `sky.shape` is that of the samples.
         seed: of all random choices, not negative.
+        population_part: in place of that of `sky`: "test" for samples to validate with.
         device: of the drawing; "cuda" only where no loading processes are forked from this one.
         labels: name -> column of the objects (redshift, flux_<band>, disk_hlr_arcsec, ...).
         spin2: name -> two columns in sky orientation, which are turned to the pixel axes: {"shear": ("g1", "g2")}.
@@ -60,6 +62,7 @@ class SkyStream(IterableDataset):
         self,
         sky: Sky,
         seed: int = 0,
+        population_part: str | None = None,
         device: str = "cpu",
         labels: Mapping[str, str] | None = None,
         spin2: Mapping[str, tuple[str, str]] | None = None,
@@ -69,7 +72,8 @@ class SkyStream(IterableDataset):
             raise InputError("sky.exposures: samples without files have one image per band; leave it None")
         if seed < 0:
             raise InputError(f"seed is {seed}; it must not be negative")
-        self.sky, self.seed, self.device, self.start = sky, seed, device, start
+        self.sky = sky if population_part is None else dataclasses.replace(sky, population_part=population_part)
+        self.seed, self.device, self.start = seed, device, start
         self.labels = {"redshift": "redshift"} if labels is None else dict(labels)
         self.spin2 = dict(spin2 or {})
         self._renderer: Renderer | None = None
