@@ -93,7 +93,7 @@ def regrid(
             written.append(targets[name])
             if not _write_band(targets[name], opened[own], name, grid, resampler):
                 raise InputError(
-                    f"band {name}: no pixel of {opened[own].source.image} falls on those of {reference}, the bands have "
+                    f"band {name}: no pixel of {opened[own].source.image} falls on those of {reference}, they have "
                     "no sky in common; leave it out, or take files of the same place"
                 )
         sources = {name: opened[own].source for name, own in wanted.items()}

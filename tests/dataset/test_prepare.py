@@ -1,5 +1,7 @@
 """Fields with truth to an on-disk data set."""
 
+import re
+
 import blob_sky
 import fitsio
 import numpy as np
@@ -208,13 +210,35 @@ def test_integers_that_only_some_fields_have_are_left_out(tmp_path):
     assert truth[truth.field == "simulated"].hlr_arcsec.isna().all()
 
 
-def test_the_recipe_that_the_readme_shows_is_one(repository, tmp_path):
+def test_the_recipes_that_the_readme_shows_are_recipes(repository, tmp_path):
     readme = (repository / "datasets" / "README.md").read_text(encoding="utf-8")
-    (block,) = (part.split("```")[0] for part in readme.split("```yaml\n")[1:] if "\nfields:" in part.split("```")[0])
-    (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
-    recipe = read_recipe(tmp_path / "recipe.yaml")
+    blocks = [part.split("```")[0] for part in readme.split("```yaml\n")[1:]]
+    mine, every = (block for block in blocks if "\nfields:" in block)
+    for name, block in (("mine", mine), ("every", every)):
+        (tmp_path / f"{name}.yaml").write_text(block, encoding="utf-8")
+    recipe = read_recipe(tmp_path / "every.yaml")
     assert [field.split for field in recipe.fields] == ["train", "val"]
     assert recipe.bands == ("g", "r", "i") and recipe.provenance == {"made_by": "hand"}
+    [field] = read_recipe(tmp_path / "mine.yaml").fields
+    assert field.survey.redshifts[0].columns.where == "quality >= 3" and field.survey.match.radius_arcsec == 0.7
+
+
+def test_the_readme_names_every_key_of_a_recipe(repository):
+    from dataclasses import fields
+
+    from deepdisc.data import recipe
+    from deepdisc.data.detection import Detect
+    from deepdisc.data.foreign import Problems
+    from deepdisc.data.survey import Matching
+
+    readme = (repository / "datasets" / "README.md").read_text(encoding="utf-8")
+    text = readme.split("## I have a mosaic and a catalogue")[1].split("## A data set of tiles")[0]
+    words = set(re.findall(r"\w+", text))
+    named = [item.name for kind in (Detect, Matching, Problems, recipe.SplitSettings) for item in fields(kind)]
+    for key in (*recipe._KEYS, *recipe._FIELD_KEYS, *recipe._SURVEY_KEYS, *recipe._TRUTH_KEYS, *named):
+        assert key in words, key
+    for path in (repository / "datasets").glob("*.yaml"):
+        assert f"`{path.name}`" in text, path.name
 
 
 def test_the_readme_names_what_a_data_set_consists_of(repository, dataset):
@@ -223,6 +247,7 @@ def test_the_readme_names_what_a_data_set_consists_of(repository, dataset):
     about = yaml.safe_load((dataset / "dataset.yaml").read_text())
     for name in (*pixels(dataset, "tiles/00000.fits"), *columns, *about, *about["normalisation"]["r"]):
         assert f"`{name}`" in section, name
+    assert "`outlines.parquet`" in section
     for name in dataset.iterdir():
         assert f"`{name.name}" in section, name
 

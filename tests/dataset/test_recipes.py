@@ -99,6 +99,44 @@ def test_csst(repository, tmp_path):
     assert about["provenance"]["fields"][0]["report"]["match"]["median_separation_arcsec"] < 0.05
 
 
+def test_the_worked_example_of_the_readme(repository, tmp_path):
+    """The recipe as it stands there, on three bands, weights, a SExtractor catalogue and a table of redshifts."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    readme = (repository / "datasets" / "README.md").read_text(encoding="utf-8")
+    [block] = [part.split("```")[0] for part in readme.split("```yaml\n")[1:] if part.startswith("name: mine")]
+    (tmp_path / "mine.yaml").write_text(block)
+    sky = imitations.Sky("gri", shape=(320, 340), scale_arcsec=1.2, ra=150.0, dec=2.0)
+    counts = 10 ** (0.4 * (27 - 31.4))
+    for band in "gri":
+        fits.PrimaryHDU(sky.image(band, counts), sky.header).writeto(tmp_path / f"{band}.fits")
+        weight = 1 / sky.noise(counts, power=2)
+        fits.PrimaryHDU(weight, sky.header).writeto(tmp_path / f"{band}_weight.fits")
+    table = Table({"NUMBER": sky.truth.id, "ALPHA_J2000": sky.truth.ra, "DELTA_J2000": sky.truth.dec})
+    table["FLAGS"], table["CLASS_STAR"] = 0, np.where(sky.truth.star, 0.99, 0.02)
+    table["MAG_AUTO"] = 31.4 - 2.5 * np.log10(sky.truth.flux_r.to_numpy())
+    table["FLAGS"][:3], table["MAG_AUTO"][3:5] = 8, 99.0
+    table.write(tmp_path / "photometry.fits")
+    spectra = sky.truth[~sky.truth.star].assign(z=sky.truth.redshift, quality=3)
+    spectra.loc[spectra.index[::2], "quality"] = 1
+    spectra[["ra", "dec", "z", "quality"]].to_csv(tmp_path / "spectra.csv", index=False)
+    root = prepare(tmp_path / "mine.yaml", tmp_path / "mine_dataset")
+    about = yaml.safe_load((root / "dataset.yaml").read_text())
+    report = about["provenance"]["fields"][0]["report"]
+    chosen = sky.truth[(table["FLAGS"] < 4) & (table["MAG_AUTO"] < 25)]
+    assert len(sky.truth) - 20 < len(chosen) <= len(sky.truth) - 5
+    assert report["catalogues"]["photometry"]["selected"] == len(chosen) == report["match"]["matched"]
+    assert report["segments_without_row"] == len(sky.truth) - len(chosen) and report["rows_without_segment"] == 0
+    usable = spectra[(spectra.quality == 3) & spectra.id.isin(chosen.id)]
+    assert report["redshifts"]["spectra"]["used"] == len(usable) and about["provenance"]["block_pix"] == 100
+    assert set(about["splits"]) == {"train", "val", "test"}
+    truth = pd.read_parquet(root / "truth.parquet")
+    true = true_rows(truth, sky.truth.assign(number=sky.truth.id))
+    np.testing.assert_allclose(truth.flux_r, true.flux_r, rtol=1e-5)
+    assert about["normalisation"]["g"]["noise_njy"] == pytest.approx(imitations.NOISE_NJY, rel=1e-3)
+
+
 def test_every_shipped_recipe_is_tried_in_a_test(repository):
     here = (repository / "tests" / "dataset").glob("test_*.py")
     tests = "".join(path.read_text() for path in here)
