@@ -31,6 +31,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/compare_photoz.py bench/train/recipe.yaml bench/field bench/pred/catalog.parquet --output bench
 	$(BIN)/python benchmarks/memory.py --model ugriz_r18
 	$(BIN)/python benchmarks/compare_speed.py --output bench
+	$(BIN)/python benchmarks/compare_simulation.py --output bench
+	$(BIN)/python benchmarks/compare_matching.py --output bench
 	$(BIN)/deepdisc prepare bench/train/recipe.yaml --output bench/dataset --split train=0.96,val=0.04
 	$(BIN)/python benchmarks/compare_mask_heads.py bench/dataset bench/field --output bench/mask_heads
 

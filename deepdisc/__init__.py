@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "InputError": "deepdisc.errors",
     "Mosaic": "deepdisc.data.mosaic",
+    "compare": "deepdisc.evaluation",
+    "crossmatch": "deepdisc.evaluation",
     "evaluate": "deepdisc.evaluation",
     "instantiate": "deepdisc.config",
     "load": "deepdisc.config",

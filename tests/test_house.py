@@ -69,7 +69,7 @@ def test_readme_training_section_runs_from_an_empty_folder(tmp_path, monkeypatch
     smaller = {"sky.shape=[256,256]": "sky.shape=[128,128]", "train.max_iter=300": "train.max_iter=2"}
     section = README.split("## Training a model of your own")[1].split("```")[1]
     commands = [line for line in section.splitlines() if line.startswith("deepdisc ")]
-    assert [shlex.split(line)[1] for line in commands] == ["simulate", "prepare", "train", "predict"]
+    assert [shlex.split(line)[1] for line in commands] == ["simulate", "prepare", "inspect", "train", "predict"]
     for line in commands:
         arguments = [smaller.get(argument, argument) for argument in shlex.split(line)[1:]]
         assert cli.main(arguments) == 0, line
