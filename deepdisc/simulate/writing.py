@@ -35,6 +35,7 @@ RECIPE_FILES = {
     "truth": "truth.parquet",
     "outlines": "outlines.parquet",
 }
+DUST_FILE = "ebv.fits"
 LENSING_STEP_PIX = 8  # the maps of shear have one pixel for so many of the field along each axis
 
 
@@ -43,6 +44,8 @@ def file_names(sky: Sky, bands: Sequence[str]) -> list[str]:
     names = [*RECIPE_FILES.values(), *(f"{band}.fits" for band in bands)]
     if sky.lensing is not None and sky.lensing.kappa_rms > 0:
         names.append("lensing.fits")
+    if sky.ebv_rms > 0:
+        names.append(DUST_FILE)
     if sky.exposures is not None:
         names += ["exposures.parquet", "exposures"]
     return names
@@ -97,6 +100,13 @@ def write_lensing(path: Path, grid: PixelGrid, field: ConvergenceMap) -> None:
         fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(temporary)
 
 
+def write_dust(path: Path, conditions: Conditions) -> None:
+    """Write E(B-V) (mag) in the cells in which it is known."""
+    cells, wcs = conditions.ebv_map()
+    with atomic_path(path) as temporary:
+        fits.PrimaryHDU(cells.astype(np.float32), wcs.to_header(relax=True)).writeto(temporary)
+
+
 # ------------------------------------------------------------------------------------------------------------ tables
 def write_truth(path: Path, truth: pd.DataFrame, bands: Sequence[str]) -> None:
     """Write the truth catalogue."""
@@ -127,8 +137,13 @@ def write_exposures(path: Path, table: pd.DataFrame) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- text
 def write_mosaic(path: Path, conditions: Conditions, psf_fwhm_arcsec: Sequence[float], masked: bool) -> None:
-    """Write mosaic.yaml, with the PSF widths that the survey believes in and whether the images have masks."""
-    bands = {}
+    """Write mosaic.yaml, with the PSF widths that the survey believes in and whether the images have masks.
+
+    Where E(B-V) varies over the field, its map is written beside it.
+    """
+    bands, varies = {}, conditions.ebv_cells.size > 1
+    if varies:
+        write_dust(path.with_name(DUST_FILE), conditions)
     for band, fwhm in zip(conditions.bands, psf_fwhm_arcsec, strict=True):
         file = f"{band.name}.fits"
         mask = {"mask": f"{file}[MASK]"} if masked else {}
@@ -137,7 +152,7 @@ def write_mosaic(path: Path, conditions: Conditions, psf_fwhm_arcsec: Sequence[f
     mosaic = {
         "name": f"synthetic {conditions.instrument.name}",
         "pixel_scale_arcsec": conditions.instrument.pixel_scale_arcsec,
-        "ebv": conditions.ebv,
+        "ebv": DUST_FILE if varies else conditions.ebv,
         "bands": bands,
     }
     write_text(path, yaml.safe_dump(mosaic, sort_keys=False))

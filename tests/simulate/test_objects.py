@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from astropy.table import Table
 
+from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
 from deepdisc.photometry import mag_from_njy
-from deepdisc.simulate import Sky
+from deepdisc.simulate import Sky, simulate
 from deepdisc.simulate.conditions import draw_conditions
 from deepdisc.simulate.instruments import Instrument
 from deepdisc.simulate.objects import draw_objects, effective_hlr_arcsec, lit_objects
@@ -279,3 +280,15 @@ def test_objects_without_places_have_the_mean_reddening():
     objects = lit_objects(population, rows, conditions)
     assert (objects.ebv == conditions.ebv).all() and (objects.population_row == rows.index).all()
     assert "x" not in objects and len(objects) == 50
+
+
+def test_the_map_of_dust_that_is_written_is_that_of_the_truth(tmp_path):
+    sky = Sky(instrument="sdss", bands=("r",), shape=(256, 384), ebv=(0.1, 0.1), ebv_rms=0.3, draw_snr=3.0)
+    (path,) = simulate(sky, tmp_path, seed=4)
+    mosaic, truth = Mosaic.open(path), pd.read_parquet(tmp_path / "truth.parquet")
+    inside = truth[truth.x.between(8, 375) & truth.y.between(8, 247)]
+    read = [
+        mosaic.ebv_at(int(y), int(x), int(y) + 1, int(x) + 1).mean() for x, y in zip(inside.x, inside.y, strict=True)
+    ]
+    assert np.ptp(inside.ebv) > 0.02
+    np.testing.assert_allclose(read, inside.ebv, rtol=0.1)
