@@ -39,7 +39,7 @@ def test_what_ships():
 def test_noise_drawn_and_measured_as_the_depth_is_defined_reproduces_it(instrument, name):
     conditions = published(instrument, bands=[name])
     band, scale = conditions.bands[0], conditions.instrument.pixel_scale_arcsec
-    noise = np.random.default_rng(5).normal(scale=conditions.sky_sigma_njy()[0], size=(400, 400))
+    noise = np.random.default_rng(5).normal(scale=conditions.sky_sigma_njy()[0], size=(320, 320))
     side = 127
     star = conditions.psf(0).drawImage(nx=side, ny=side, scale=scale, method="auto", dtype=float).array
     if band.depth_aperture_arcsec is None:
@@ -75,6 +75,7 @@ def test_every_number_has_its_source():
         assert all(0.5 < band.noise_scale < 2 for band in Instrument.load(name).bands)
 
 
+@pytest.mark.slow
 def test_photon_statistics_give_the_noise_of_a_real_sdss_frame(shared_data):
     [band] = Instrument.load("sdss", ["r"]).bands
     [path] = (shared_data / "data/images/sdss_run94_field12_ugriz").glob("frame-r-*")
