@@ -22,11 +22,12 @@ import yaml
 from astropy.table import Table
 
 from deepdisc import catalog
+from deepdisc.data.foreign import place
 from deepdisc.data.mosaic import Mosaic
+from deepdisc.data.recipe import read_recipe
 from deepdisc.data.regrid import regrid
 from deepdisc.errors import InputError
 from deepdisc.files import atomic_path, write_text
-from deepdisc.photometry import njy_from_mag
 from deepdisc.sky import PixelGrid
 
 BANDS = "ugriz"
@@ -36,7 +37,7 @@ WINDOW = (960, 784, 512, 512)
 # Noise over quantisation step. 8 costs 0.1 % of the noise (1/12/64 of the variance) and 1.1 MB for all bands.
 NOISE_PER_STEP = 8
 EXTINCTION_R_PER_EBV = 2.751  # Schlegel, Finkbeiner & Davis (1998), table 6, as used by the SDSS pipeline
-_ABSENT_BELOW = -1000  # the coadd catalogue writes -9999 for what was not measured
+RECIPE = Path(__file__).resolve().parents[1] / "datasets" / "sdss_run94.yaml"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,7 +87,7 @@ def make_sample(folder: Path, output: Path, window: Sequence[int]) -> None:
     ebv = float(np.median(single["EXTINCTION"][:, BANDS.index("r")])) / EXTINCTION_R_PER_EBV
     content = {"name": "sdss_run94_camcol1_field12", "ebv": round(ebv, 4), "bands": bands}
     write_text(output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
-    truth = make_truth(Table.read(folder / COADD), grid)
+    truth = make_truth(folder, grid)
     catalog.write_parquet(truth, output / "truth.parquet")
 
 
@@ -106,53 +107,22 @@ def write_band(path: Path, band: str, pixels: np.ndarray, grid: PixelGrid) -> No
         )
 
 
-def composite_mag(table: Table, band: str) -> np.ndarray:
-    """Total magnitude: of the PSF for stars, of the composite model (cmodel) for galaxies.
-
-    The catalogue's own `mag` is not used: for galaxies it is that of the *sum* of the de Vaucouleurs and the
-    exponential fit, which is 0.75 mag too bright. Each of the two holds all of the light; `fracdev_r` weighs them.
-    """
-    de_vaucouleurs, exponential = (
-        10 ** (-0.4 * np.asarray(table[f"{kind}mag_{band}"], float)) for kind in ("dev", "exp")
-    )
-    share = np.asarray(table["fracdev_r"], float)
-    model = -2.5 * np.log10(share * de_vaucouleurs + (1 - share) * exponential)
-    return np.where(table["galaxy_bool"], model, np.asarray(table[f"psfmag_{band}"], float))
-
-
-def half_light_radius(table: Table) -> np.ndarray:
-    """Circularised half-light radius of the dominant component in r before the PSF, arcsec; NaN for stars."""
-    dominant = np.asarray(table["fracdev_r"]) > 0.5
-    radius = np.where(dominant, table["devrad_r"], table["exprad_r"]).astype(float)
-    axis_ratio = np.where(dominant, table["devab_r"], table["expab_r"]).astype(float)
-    known = np.asarray(table["galaxy_bool"]) & (radius > _ABSENT_BELOW) & (axis_ratio > 0)
-    return np.where(known, radius * np.sqrt(np.where(known, axis_ratio, 1.0)), np.nan)
-
-
-def make_truth(table: Table, grid: PixelGrid) -> pd.DataFrame:
-    """Rows of the coadd catalogue inside the window; positions by RA, Dec through the window's WCS."""
-    x, y = grid.to_pixel(np.asarray(table["ra"]), np.asarray(table["dec"]))
-    inside = (x > -0.5) & (x < grid.shape[1] - 0.5) & (y > -0.5) & (y < grid.shape[0] - 0.5)
-    table, x, y = table[inside], x[inside], y[inside]
-    order = np.argsort(composite_mag(table, "r"), kind="stable")
-    table, x, y = table[order], x[order], y[order]
-    galaxy = np.asarray(table["galaxy_bool"], bool)
+def make_truth(folder: Path, grid: PixelGrid) -> pd.DataFrame:
+    """Rows of the coadd catalogue inside the window, as datasets/sdss_run94.yaml reads them; brightest in r first."""
+    [field] = read_recipe(RECIPE, [f"data={folder}"]).fields
+    rows = place(field.survey.catalogues[0].read(list(BANDS)), grid, "coadd")
+    inside = (rows.x > -0.5) & (rows.x < grid.shape[1] - 0.5) & (rows.y > -0.5) & (rows.y < grid.shape[0] - 0.5)
+    rows = rows[inside].sort_values("mag_r", kind="stable", ignore_index=True)
     columns = {
-        "id": np.arange(1, len(table) + 1),
-        "x": x,
-        "y": y,
-        "ra": np.asarray(table["ra"], np.float64),  # native byte order
-        "dec": np.asarray(table["dec"], np.float64),
-        "class_id": np.where(galaxy, 0, 1).astype(np.int16),
-        "class_name": np.where(galaxy, "galaxy", "star"),
-        "redshift": np.full(len(table), np.nan),
+        "id": np.arange(1, len(rows) + 1),
+        **{name: rows[name] for name in ("x", "y", "ra", "dec")},
+        "class_id": np.where(rows.class_name == "galaxy", 0, 1).astype(np.int16),
+        "class_name": rows.class_name,
+        "redshift": np.full(len(rows), np.nan),
+        **{f"{kind}_{band}": rows[f"{kind}_{band}"] for band in BANDS for kind in ("mag", "flux")},
+        "hlr_arcsec": rows.hlr_arcsec.astype(np.float32),
+        "flags": rows["flags"].astype(np.int32),
     }
-    for band in BANDS:
-        columns[f"mag_{band}"] = composite_mag(table, band)
-        columns[f"flux_{band}"] = njy_from_mag(columns[f"mag_{band}"])
-    columns["hlr_arcsec"] = half_light_radius(table).astype(np.float32)
-    saturated = catalog.FLAGS["SATURATED"].value
-    columns["flags"] = np.where(table["is_saturated"], saturated, 0).astype(np.int32)
     return pd.DataFrame(columns)
 
 
