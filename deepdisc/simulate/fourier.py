@@ -52,6 +52,11 @@ class Grid:
         """(M, M // 2 + 1): the transform of a round Gaussian."""
         return torch.exp(-0.5 * variance * self.kx**2) * torch.exp(-0.5 * variance * self.ky**2)[:, None]
 
+    def coarse(self, spectrum: Tensor) -> Tensor:
+        """(..., n, n // 2 + 1): those of (..., M, M // 2 + 1) frequencies that a grid without oversampling has."""
+        half = self.n // 2
+        return torch.cat([spectrum[..., :half, : half + 1], spectrum[..., -half:, : half + 1]], dim=-2)
+
     def to_pixels(self, spectrum: Tensor) -> Tensor:
         """(..., n, n): the picture at the pixels' centres of (..., M, M // 2 + 1) transforms."""
         n = self.n
@@ -87,8 +92,8 @@ class Optics:
     """The transforms of PSF and pixel in every band, from pictures that GalSim draws, kept by grid.
 
     Attributes:
-        aliases: light of a point that a grid without oversampling puts into wrong pixels, over its light in the right
-            ones (root of the sums of squares), in the band where this is largest.
+        aliases: (B,) light of a point that a grid without oversampling puts into wrong pixels, over its light in the
+            right ones (root of the sums of squares).
         variance: of the Gaussian that is like PSF and pixel, mean of the bands, pixels^2.
     """
 
@@ -97,13 +102,13 @@ class Optics:
         self._conditions, self._device = conditions, device
         self._scale = conditions.instrument.pixel_scale_arcsec
         self._profiles: dict[int, list] = {}
-        self._kept: dict[tuple[int, int, int], Tensor] = {}
-        self._pictures: dict[tuple[int, int, int], np.ndarray] = {}
-        fine = Grid(32, 2, device)
-        power = self._transform(fine, 0, 0.0, 0.0).abs().square()
+        self._kept: dict[tuple, Tensor] = {}
+        self._pictures: dict[tuple[int, int, int, int], np.ndarray] = {}
+        fine, every = Grid(32, 2, device), tuple(range(len(conditions.bands)))
+        power = self._transform(fine, every, 0, 0.0, 0.0).abs().square()
         outside = (fine.kx > math.pi) | (fine.ky.abs() > math.pi)[:, None]
         share = (power * outside).sum(dim=(1, 2)) / power.sum(dim=(1, 2))
-        self.aliases = float(share.max().sqrt())
+        self.aliases = share.sqrt().cpu().numpy()
         # A Gaussian's logarithm is quadratic: its variance is read off at low frequencies.
         low = 0.25
         near = [abs(one.kValue(low, 0)) for one in self._seen(0, 0.0, 0.0)]
@@ -122,12 +127,12 @@ class Optics:
 
     def smallest(self) -> int:
         """The smallest side of a grid that holds the share KEPT of every band's light in the field's first corner."""
-        for n in SIZES:
-            if (
-                n >= LARGEST_FOR_PSF
-                or float(self._transform(Grid(n, 1, self._device), 0, 0.0, 0.0)[:, 0, 0].real.min()) >= KEPT
-            ):
+        bands = tuple(range(len(self._conditions.bands)))
+        for n in SIZES[: SIZES.index(LARGEST_FOR_PSF)]:
+            total = self._transform(Grid(n, 1, self._device), bands, 0, 0.0, 0.0)[:, 0, 0].real
+            if float(total.min()) >= KEPT:
                 return n
+        return LARGEST_FOR_PSF
 
     def _seen(self, cell: int, x: float, y: float) -> list:
         """The bands' PSFs with the pixel in the cell that holds x, y."""
@@ -138,23 +143,25 @@ class Optics:
             self._profiles[cell] = [galsim.Convolve([psf, galsim.Pixel(1.0)], **keywords) for psf in psfs]
         return self._profiles[cell]
 
-    def transforms(self, grid: Grid, shapes: Shapes, cells: Tensor) -> Tensor:
-        """(N or 1, B, M, M // 2 + 1) complex64 for the objects' cells."""
-        numbers, first = np.unique(shapes.cell, return_index=True)
-        every = [self._transform(grid, int(c), shapes.x[i], shapes.y[i]) for c, i in zip(numbers, first, strict=True)]
+    def transforms(self, grid: Grid, bands: tuple[int, ...], shapes: Shapes) -> Tensor:
+        """(N or 1, number of bands, M, M // 2 + 1) complex64 in the objects' cells."""
+        numbers, first, place = np.unique(shapes.cell, return_index=True, return_inverse=True)
+        every = [
+            self._transform(grid, bands, int(cell), shapes.x[i], shapes.y[i])
+            for cell, i in zip(numbers, first, strict=True)
+        ]
         if len(every) == 1:
             return every[0][None]
-        place = torch.searchsorted(torch.from_numpy(numbers).to(self._device), cells)
-        return torch.stack(every)[place]
+        return torch.stack(every)[torch.from_numpy(place).to(self._device)]
 
-    def _transform(self, grid: Grid, cell: int, x: float, y: float) -> Tensor:
-        """(B, M, M // 2 + 1): of the PSFs, cut at the grid's border so that their wings do not come back, and at
-        GalSim's highest frequency, beyond which a measured PSF is what its interpolation makes of noise.
+    def _transform(self, grid: Grid, bands: tuple[int, ...], cell: int, x: float, y: float) -> Tensor:
+        """(number of bands, M, M // 2 + 1): of the PSFs, cut at the grid's border so that their wings do not come back,
+        and at GalSim's highest frequency, beyond which a measured PSF is what its interpolation makes of noise.
         """
-        key = (grid.n, grid.s, cell)
+        key = (grid.n, grid.s, bands, cell)
         if key not in self._kept:
-            profiles, half = self._seen(cell, x, y), grid.n * grid.s // 2
-            pictures = self._draw(profiles, grid, cell)
+            profiles, half = [self._seen(cell, x, y)[band] for band in bands], grid.n * grid.s // 2
+            pictures = np.stack([self._draw(grid, band, cell, x, y) for band in bands])
             middle = pictures.shape[-1] // 2
             cut = slice(middle - half, middle + half)
             pictures = np.fft.ifftshift(pictures[:, cut, cut], axes=(-2, -1))
@@ -163,16 +170,15 @@ class Optics:
             self._kept[key] = transform * ((grid.kx <= highest) & (grid.ky.abs()[:, None] <= highest))
         return self._kept[key]
 
-    def _draw(self, profiles: list, grid: Grid, cell: int) -> np.ndarray:
-        """(B, odd, odd) float32 pictures, at least as large as the grid; drawn once for grids up to a power of 2."""
+    def _draw(self, grid: Grid, band: int, cell: int, x: float, y: float) -> np.ndarray:
+        """(odd, odd) float32 picture, at least as large as the grid; drawn once for grids up to a power of 2."""
         side = max(SMALLEST_PICTURE, 2 ** (grid.n - 1).bit_length())
-        key = (side, grid.s, cell)
-        smaller = self._pictures.get((side // 2, grid.s, cell))
-        if key not in self._pictures and smaller is not None and abs(smaller.sum(axis=(1, 2)) - 1).max() < LOST:
-            self._pictures[key] = np.pad(smaller, ((0, 0), *[(side * grid.s // 4,) * 2] * 2))
+        key = (side, grid.s, band, cell)
+        smaller = self._pictures.get((side // 2, grid.s, band, cell))
+        if key not in self._pictures and smaller is not None and abs(smaller.sum() - 1) < LOST:
+            self._pictures[key] = np.pad(smaller, side * grid.s // 4)
         if key not in self._pictures:
-            pictures = np.empty((len(profiles), side * grid.s + 1, side * grid.s + 1), dtype=np.float32)
-            for profile, picture in zip(profiles, pictures, strict=True):
-                profile.drawImage(self._galsim.ImageF(picture, scale=1 / grid.s), method="no_pixel")
-            self._pictures[key] = pictures
+            picture = np.empty((side * grid.s + 1, side * grid.s + 1), dtype=np.float32)
+            self._seen(cell, x, y)[band].drawImage(self._galsim.ImageF(picture, scale=1 / grid.s), method="no_pixel")
+            self._pictures[key] = picture
         return self._pictures[key]

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepdisc.errors import InputError, first_line, require_extra
 from deepdisc.simulate.conditions import Conditions
-from deepdisc.simulate.shapes import Shapes, knot_positions
+from deepdisc.simulate.shapes import Shapes, draw_knots
 
 # GalSim's accuracy by signal-to-noise. A cut at maxk leaves ripples of about maxk_threshold times the light, which must
 # stay below the noise; folding_threshold is the share of the light that may come back from beyond the stamp.
@@ -150,8 +150,8 @@ class Painter:
         )
 
     def _knots(self, shapes: Shapes, row: int, center: Any) -> Points:
-        place = knot_positions(int(shapes.seed[row]), int(shapes.knots[row]), float(shapes.disk_n[row]))
-        return Points(place @ shapes.disk_map[row].T + [center.x, center.y])
+        place, light = draw_knots(int(shapes.seed[row]), int(shapes.knots[row]), float(shapes.disk_n[row]))
+        return Points(place @ shapes.disk_map[row].T + [center.x, center.y], light)
 
     def _real_galaxy(self, shapes: Shapes, row: int, center: Any, level: _Level) -> Any:
         """The picture of a real galaxy without its telescope's PSF, scaled to the half-light radius asked for."""
@@ -238,20 +238,18 @@ def _transform_like(psf: Any, like: Any) -> np.ndarray:
 
 
 class Points:
-    """Points of equal light, together 1, at (J, 2) positions x, y; draws its transform as GalSim's profiles do."""
+    """Points at (J, 2) positions x, y with (J,) light, together 1; draws its transform as GalSim's profiles do."""
 
-    def __init__(self, positions: np.ndarray):
-        self.positions = positions
+    def __init__(self, positions: np.ndarray, light: np.ndarray):
+        self.positions, self.light = positions, light
 
     def drawKImage(self, image: Any, recenter: bool) -> None:  # noqa: N802
-        """Fill a k-image: the mean of exp(-i (kx x + ky y)), a product of two factors for each point."""
+        """Fill a k-image: the sum of light exp(-i (kx x + ky y)), a product of two factors for each point."""
         bounds = image.bounds
         kx = image.scale * np.arange(bounds.xmin, bounds.xmax + 1)
         ky = image.scale * np.arange(bounds.ymin, bounds.ymax + 1)
         along_x = np.exp(-1j * np.outer(self.positions[:, 0], kx)).astype(np.complex64)
-        along_y = np.exp(-1j * np.outer(self.positions[:, 1], ky)).astype(np.complex64) / np.float32(
-            len(self.positions)
-        )
+        along_y = (self.light[:, None] * np.exp(-1j * np.outer(self.positions[:, 1], ky))).astype(np.complex64)
         # einsum and not @: its sums do not depend on the number of threads.
         image.array[:] = np.einsum("jy,jx->yx", along_y, along_x)
 

@@ -30,7 +30,7 @@ from deepdisc.simulate import sersic
 from deepdisc.simulate.conditions import Conditions
 from deepdisc.simulate.fourier import SIZES, Grid, Optics, Tables
 from deepdisc.simulate.painter import Painter
-from deepdisc.simulate.shapes import Shapes, knot_positions
+from deepdisc.simulate.shapes import Shapes, draw_knots
 
 PER_HALF, PER_HLR = 2.5, 7.0  # a grid's smallest side, in half sides of the stamp and half-light radii (major axis)
 STEEP = 1.5  # parts of a larger index have so much light far out that the grid must hold nearly all of the PSF's
@@ -130,19 +130,26 @@ class Renderer:
         real = shapes.stamp[rows] >= 0
         yield from self._painted(shapes, rows[real])
         rows = rows[~real]
-        size, sampling = self._grids(shapes, rows)
         bulge = (shapes.bulge_share[rows] > 0).any(axis=1)
         knots = shapes.knot_share[rows] > 0
-        kinds, kind_of = np.unique(np.stack([size, sampling, bulge, knots]), axis=1, return_inverse=True)
-        for number, (n, s, has_bulge, has_knots) in enumerate(kinds.T):
-            same = rows[kind_of == number]
-            most = max(1, BATCH[self._device.type] // (len(self._conditions.bands) * (s * n) * (s * n // 2 + 1)))
+        plan = np.stack([self._sizes(shapes, rows), self._sharp(shapes, rows), bulge, knots])
+        kinds, kind_of = np.unique(plan, axis=1, return_inverse=True)
+        for number, (n, sharp, has_bulge, has_knots) in enumerate(kinds.T):
+            same, bands = rows[kind_of == number], len(self._conditions.bands)
+            most = max(1, 2 * BATCH[self._device.type] // (n * n * (bands + 3 * sharp)))
             for start in range(0, len(same), most):
                 chosen = same[start : start + most]
-                yield self._batch(shapes.take(chosen), chosen, int(n), int(s), bool(has_bulge), bool(has_knots))
+                yield self._batch(shapes.take(chosen), chosen, int(n), int(sharp), bool(has_bulge), bool(has_knots))
 
-    def _grids(self, shapes: Shapes, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(len(rows),) sides and oversamplings of the objects' grids."""
+    def _sharp(self, shapes: Shapes, rows: np.ndarray) -> np.ndarray:
+        """(len(rows),) number of bands that are oversampled: none, the third with the sharpest PSFs, or all."""
+        needed = (shapes.snr_estimate[rows, None] * self._optics.aliases > ALIASES).sum(axis=1)
+        count = len(self._optics.aliases)
+        levels = np.array([0, math.ceil(count / 3), count])
+        return levels[np.searchsorted(levels, needed)]
+
+    def _sizes(self, shapes: Shapes, rows: np.ndarray) -> np.ndarray:
+        """(len(rows),) sides of the objects' grids."""
         part = [np.linalg.norm(np.nan_to_num(getattr(shapes, name)[rows]), ord=2, axis=(1, 2)) for name in _MAPS]
         bulge = shapes.bulge_share[rows]
         galaxy = shapes.is_galaxy[rows]
@@ -153,9 +160,7 @@ class Renderer:
         needed = np.max(
             [PER_HALF * shapes.half[rows] + 1, PER_HLR * major, np.where(steep, self._optics.smallest(), 0)], axis=0
         )
-        size = np.array(SIZES)[np.minimum(np.searchsorted(SIZES, needed), len(SIZES) - 1)]
-        sharp = shapes.snr_estimate[rows] * self._optics.aliases > ALIASES
-        return size, np.where(sharp, 2, 1)
+        return np.array(SIZES)[np.minimum(np.searchsorted(SIZES, needed), len(SIZES) - 1)]
 
     def _painted(self, shapes: Shapes, rows: np.ndarray) -> Iterator[Batch]:
         """Objects that are pictures of real galaxies, drawn by GalSim."""
@@ -168,9 +173,9 @@ class Renderer:
             yield Batch(np.array([row]), torch.from_numpy(stamp.light[None]).to(self._device), *place)
 
     # ----------------------------------------------------------------------------------------------------- one batch
-    def _batch(self, shapes: Shapes, rows: np.ndarray, n: int, s: int, has_bulge: bool, has_knots: bool) -> Batch:
+    def _batch(self, shapes: Shapes, rows: np.ndarray, n: int, sharp: int, has_bulge: bool, has_knots: bool) -> Batch:
         half = int(shapes.half.max())
-        grid = Grid(n, s, self._device)
+        grid = Grid(n, 2 if sharp else 1, self._device)
         x, y = np.floor(shapes.x + 0.5), np.floor(shapes.y + 0.5)
         phase = grid.shifts(self._tensor(half + shapes.x - x), self._tensor(half + shapes.y - y))
         disk = 1 - shapes.bulge_share
@@ -183,19 +188,38 @@ class Renderer:
             parts.append(self._knots(shapes, grid) * phase)
             share.append(disk * shapes.knot_share[:, None])
         flux = self._tensor(np.stack(share, axis=-1) * shapes.flux[..., None])  # (N, B, C)
-        flat = torch.view_as_real(torch.stack(parts, dim=1)).flatten(2)
-        optics = self._optics.transforms(grid, shapes, torch.from_numpy(shapes.cell).to(self._device))
-        side, light = 2 * half + 1, []
-        # Grids so large that one object exceeds the batch take the bands in turn.
-        for bands in torch.arange(flux.shape[1]).split(max(1, BATCH[self._device.type] // flat[:, 0].numel())):
-            here = slice(int(bands[0]), int(bands[-1]) + 1)
-            seen = torch.view_as_complex((flux[:, here] @ flat).unflatten(-1, (n * s, n * s // 2 + 1, 2)))
-            light.append(grid.to_pixels(seen.mul_(optics[:, here]))[..., :side, :side])
-        light = torch.cat(light, dim=1)
+        light = self._observe(torch.stack(parts, dim=1), flux, grid, sharp, shapes)[..., : 2 * half + 1, : 2 * half + 1]
         for part, name in enumerate(("disk", "bulge")[: 1 + has_bulge]):
             self._take_off_wrapped(light, flux[..., part], shapes, name, n)
         place = (torch.from_numpy(one.astype(np.int64)).to(self._device) for one in (y - half, x - half, shapes.half))
         return Batch(rows, light, *place)
+
+    def _observe(self, parts: Tensor, flux: Tensor, grid: Grid, sharp: int, shapes: Shapes) -> Tensor:
+        """(N, B, n, n) light of the parts through the bands' PSFs.
+
+        Args:
+            parts: (N, C, M, M // 2 + 1) complex64 transforms.
+            flux: (N, B, C) nJy.
+            grid: of the transforms.
+            sharp: number of bands that are drawn on it; the others on one without oversampling.
+            shapes: of the N objects.
+        """
+        order = np.argsort(-self._optics.aliases, kind="stable")
+        plan = [(grid, parts, order[:sharp]), (Grid(grid.n, 1, self._device), None, order[sharp:])]
+        light = torch.empty(*flux.shape[:2], grid.n, grid.n, device=self._device)
+        for one, spectrum, bands in plan:
+            if len(bands) == 0:
+                continue
+            if spectrum is None:
+                spectrum = grid.coarse(parts) if grid.s == 2 else parts
+            flat = torch.view_as_real(spectrum).flatten(2)
+            # Grids so large that one object exceeds the batch take the bands in turn.
+            most = max(1, BATCH[self._device.type] // flat[:, 0].numel())
+            for start in range(0, len(bands), most):
+                some = tuple(int(band) for band in bands[start : start + most])
+                seen = torch.view_as_complex((flux[:, some] @ flat).unflatten(-1, (*spectrum.shape[2:], 2)))
+                light[:, some] = one.to_pixels(seen.mul_(self._optics.transforms(one, some, shapes)))
+        return light
 
     def _profile(self, shapes: Shapes, part: str, grid: Grid) -> Tensor:
         """(N, M, M // 2 + 1) float32 transforms of a part; 1 for points."""
@@ -213,14 +237,14 @@ class Renderer:
         return np.nan_to_num(np.where(shapes.is_galaxy[:, None, None], getattr(shapes, f"{part}_map"), 0.0))
 
     def _knots(self, shapes: Shapes, grid: Grid) -> Tensor:
-        """(N, M, M // 2 + 1) complex64: the mean of exp(-i k x) over an object's knots."""
+        """(N, M, M // 2 + 1) complex64: the mean of exp(-i k x) over the light of an object's knots."""
         place = np.zeros((len(shapes), max(1, int(shapes.knots.max())), 2))
         weight = np.zeros(place.shape[:2])
         for row, number in enumerate(shapes.knots):
             if number > 0:
-                unit = knot_positions(int(shapes.seed[row]), int(number), float(shapes.disk_n[row]))
+                unit, light = draw_knots(int(shapes.seed[row]), int(number), float(shapes.disk_n[row]))
                 place[row, :number] = unit @ shapes.disk_map[row].T
-                weight[row, :number] = 1 / number
+                weight[row, :number] = light
         along_x, along_y = grid.phases(self._tensor(place[..., 0]), self._tensor(place[..., 1]))
         return (along_y * self._tensor(weight)[..., None]).transpose(1, 2) @ along_x
 

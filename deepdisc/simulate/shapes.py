@@ -20,6 +20,7 @@ STAMP_LEVEL = 0.1  # a stamp ends where the light falls below this signal-to-noi
 HALF_SIZES = (6, 512)  # smallest and largest half side of a stamp, pixels
 NEGLIGIBLE = 0.01  # a part with a smaller share of the light in every band is left out, the other takes it over
 KNOTS_WITHIN = 2.5  # knots lie within this many half-light radii of the disc
+BRIGHTEST_KNOT = 30.0  # in units of the faintest
 # Columns that a table of objects may leave out.
 DEFAULTS = {"g1": 0.0, "g2": 0.0, "kappa": 0.0, "knots": 0, "knot_share": 0.0, "stamp": -1}
 
@@ -152,9 +153,14 @@ def lensing_maps(g1: np.ndarray, g2: np.ndarray, kappa: np.ndarray) -> np.ndarra
     return factor[:, None, None] * np.stack([1 + g1, g2, g2, 1 - g1], axis=-1).reshape(-1, 2, 2)
 
 
-def knot_positions(seed: int, number: int, n: float) -> np.ndarray:
-    """(number, 2) x, y of an object's knots in a round disc of half-light radius 1 and Sersic index n."""
-    return sersic.draw_positions(np.random.default_rng(seed), number, n, KNOTS_WITHIN)
+def draw_knots(seed: int, number: int, n: float) -> tuple[np.ndarray, np.ndarray]:
+    """(number, 2) x, y of an object's knots in a round disc of half-light radius 1 and Sersic index n, and their shares
+    of the knots' light: a power law L^-2 as that of H II regions (Kennicutt, Edgar & Hodge 1989, ApJ 337, 761).
+    """
+    rng = np.random.default_rng(seed)
+    positions = sersic.draw_positions(rng, number, n, KNOTS_WITHIN)
+    light = 1 / (1 - rng.uniform(0, 1 - 1 / BRIGHTEST_KNOT, number))
+    return positions, light / light.sum()
 
 
 # -------------------------------------------------------------------------------------------------- sizes of stamps
@@ -172,7 +178,8 @@ def half_sizes(shapes: Shapes, conditions: Conditions) -> np.ndarray:
         return radius
 
     of_point = _point_reach(amplitude, conditions)
-    of_knots = _point_reach(amplitude * (shapes.knot_share / np.maximum(shapes.knots, 1))[:, None], conditions)
+    brightest = shapes.knot_share * BRIGHTEST_KNOT / (BRIGHTEST_KNOT + np.maximum(shapes.knots, 1) - 1)
+    of_knots = _point_reach(amplitude * brightest[:, None], conditions)
     major = np.linalg.norm(np.nan_to_num(shapes.disk_map), ord=2, axis=(1, 2))
     radius = np.max(
         [

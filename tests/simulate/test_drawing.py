@@ -15,7 +15,7 @@ from deepdisc.simulate.noise import add_noise
 from deepdisc.simulate.painter import Painter
 from deepdisc.simulate.population import Population
 from deepdisc.simulate.scene import build_scene
-from deepdisc.simulate.shapes import Shapes, knot_positions
+from deepdisc.simulate.shapes import Shapes, draw_knots
 
 SCALE = 0.396
 
@@ -203,7 +203,7 @@ def test_knots_are_points_in_the_disc_that_turn_and_shear_with_it(conditions, ma
 
 @pytest.mark.parametrize("n", [0.7, 1.0, 2.5])
 def test_knots_lie_as_the_light_of_the_disc(n):
-    positions = knot_positions(3, 40_000, n)
+    positions, shares = draw_knots(3, 40_000, n)
     radius = np.sort(np.hypot(*positions.T))
     profile = galsim.Sersic(n, half_light_radius=1.0)
     rings = np.linspace(0, radius[-1], 2001)
@@ -212,6 +212,11 @@ def test_knots_lie_as_the_light_of_the_disc(n):
         expected = rings[np.searchsorted(np.cumsum(light) / light.sum(), share)]
         assert radius[int(share * len(radius))] == pytest.approx(expected, rel=0.02)
     assert abs(positions.mean(axis=0)).max() < 0.03 and radius[-1] <= 2.5
+    # N(> L) falls as 1 / L: a tenth as many are ten times as bright as the faintest, and the brightest 30 times.
+    brightness = shares / shares.min()
+    assert shares.sum() == pytest.approx(1) and brightness.max() == pytest.approx(30, rel=0.05)
+    expected = (1 / 10 - 1 / 30) / (1 - 1 / 30)
+    assert (brightness > 10).mean() == pytest.approx(expected, rel=0.05)
 
 
 def real_galaxies(shared_data):
