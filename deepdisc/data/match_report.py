@@ -38,6 +38,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"redshifts of {name}: {_words(about)}"
         if about["matched"]:
             yield f"  by separation, 0 to {_radius(about)}: {' '.join(map(str, about['separations']['counts']))}"
+    if min(report["coverage"].values()) < 1:
+        yield f"share of the pixels with data: {_words(report['coverage'])}"
     yield f"{report['segments']} segments, {report['objects']} objects, {report['faint']} of them FAINT"
 
 
@@ -56,7 +58,7 @@ def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in dict.fromkeys(key for report in reports for key in report):
         values = [report[key] for report in reports if key in report]
         if isinstance(values[0], Mapping):
-            total[key] = summed(values)
+            total[key] = _mean(values) if key == "coverage" else summed(values)
         elif isinstance(values[0], bool | str) or key == "policies" or key.startswith(("radius", "edges")):
             total[key] = values[0]
         elif key.startswith(_NOT_SUMMED):
@@ -66,3 +68,7 @@ def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         else:
             total[key] = sum(values)
     return total
+
+
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: round(sum(item[key] for item in values) / len(values), 4) for key in values[0]}

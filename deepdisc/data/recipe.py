@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from deepdisc.config import shipped
 from deepdisc.data.keys import check_keys, check_positive, from_keys
 from deepdisc.data.sources import MosaicSource, located_ebv, source_from_mapping
 from deepdisc.data.splits import SPLITS
@@ -115,6 +116,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: missing file, not YAML, unknown or missing key, wrong kind of value, no field, a field twice.
     """
+    if not path.is_file() and not path.is_absolute() and shipped(str(path)).is_file():
+        path = shipped(str(path))  # as for configs: in the repository or in the installed package
     if not path.is_file():
         raise InputError(f"no recipe at {path}; `deepdisc simulate` writes one, datasets/README.md describes it")
     contents = read_yaml(path, "recipe")

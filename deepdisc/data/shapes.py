@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,8 +94,8 @@ def ellipse_angles(objects: pd.DataFrame, grid: PixelGrid) -> np.ndarray:
     return north + parity * np.radians(objects.position_angle_deg.to_numpy(float))
 
 
-def outline_table(objects: pd.DataFrame, segmentation: np.ndarray, mosaic: Mosaic) -> pd.DataFrame:
-    """The objects as a truth table: id (row + 1), box and area from the map, signal-to-noise inside the outline."""
+def outline_table(objects: pd.DataFrame, segmentation: np.ndarray, light: Light) -> pd.DataFrame:
+    """The objects as a truth table: id (row + 1), box and area from the map, signal-to-noise and flags of the light."""
     count = len(objects)
     area = np.bincount(np.maximum(segmentation, 0).ravel(), minlength=count + 1)[1 : count + 1]
     truth = objects.drop(columns=[name for name in ("segment", "area_pix") if name in objects]).reset_index(drop=True)
@@ -106,7 +108,9 @@ def outline_table(objects: pd.DataFrame, segmentation: np.ndarray, mosaic: Mosai
         if region is not None:
             boxes[i] = region[1].start, region[0].start, region[1].stop, region[0].stop
     truth[list(catalog.BOX_COLUMNS)] = boxes.astype(np.float32)
-    truth["snr"] = signal_to_noise(segmentation, count, mosaic).astype(np.float32)
+    truth["snr"] = light.snr
+    given = truth.get("flags", pd.Series(0, truth.index)).fillna(0).to_numpy().astype(np.int32)
+    truth["flags"] = given | light.flags
     return _with_texts(truth, ("catalogue", "catalogue_id"))
 
 
@@ -118,19 +122,45 @@ def _with_texts(truth: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return truth
 
 
-def signal_to_noise(segmentation: np.ndarray, count: int, mosaic: Mosaic) -> np.ndarray:
-    """Of the light inside each outline, over all bands: sqrt(sum of (flux / noise)^2); (count,), NaN without pixels."""
-    flux, variance = (np.zeros((len(mosaic.bands), count + 1)) for _ in range(2))
+@dataclass(frozen=True)
+class Light:
+    """What lies inside the outlines; (count,) each, in the order of the ids.
+
+    Attributes:
+        snr: sqrt(sum over bands of (flux / noise)^2); NaN without a valid pixel.
+        flags: MASKED where some pixels are masked in a band, NO_COVERAGE where a band has none that is valid.
+        coverage: share of the field's pixels with data, by band and in "all bands".
+    """
+
+    snr: np.ndarray
+    flags: np.ndarray
+    coverage: dict[str, float]
+
+
+def measure_light(segmentation: np.ndarray, count: int, mosaic: Mosaic) -> Light:
+    """Signal-to-noise and coverage of objects 1 to `count` of a segmentation map (height, width) int32."""
+    bands = len(mosaic.bands)
+    flux, variance, valid = (np.zeros((bands, count + 1)) for _ in range(3))
+    covered, common = np.zeros(bands), 0
     for _, _, y0, x0, y1, x1 in blocks(mosaic.shape, 1024):
-        ids = segmentation[y0:y1, x0:x1]
-        if not (ids > 0).any():
-            continue
+        ids = np.maximum(segmentation[y0:y1, x0:x1], 0)
         cutout = mosaic.read(y0, x0, y1, x1)
-        for band in range(len(mosaic.bands)):
+        covered += (~cutout.mask).sum(axis=(1, 2))
+        common += int((~cutout.mask.any(axis=0)).sum())
+        for band in range(bands):
             good = (ids > 0) & ~cutout.mask[band]
             flux[band] += np.bincount(ids[good], cutout.image[band][good], count + 1)
             variance[band] += np.bincount(ids[good], cutout.variance[band][good], count + 1)
+            valid[band] += np.bincount(ids[good], minlength=count + 1)
+    flux, variance, valid = flux[:, 1:], variance[:, 1:], valid[:, 1:]
     with np.errstate(invalid="ignore", divide="ignore"):
         significance = np.where(variance > 0, np.clip(flux, 0, None) / np.sqrt(variance), np.nan)
-    total = np.sqrt(np.nansum(significance**2, axis=0))[1:]
-    return np.where(np.isfinite(significance[:, 1:]).any(axis=0), total, np.nan)
+    area = np.bincount(np.maximum(segmentation, 0).ravel(), minlength=count + 1)[1 : count + 1]
+    flags = np.where((valid < area).any(axis=0), catalog.FLAGS["MASKED"].value, 0)
+    flags |= np.where(((valid == 0) & (area > 0)).any(axis=0), catalog.FLAGS["NO_COVERAGE"].value, 0)
+    shares = dict(zip([*mosaic.bands, "all bands"], [*covered, common], strict=True))
+    return Light(
+        snr=np.where((valid > 0).any(axis=0), np.sqrt(np.nansum(significance**2, axis=0)), np.nan).astype(np.float32),
+        flags=flags.astype(np.int32),
+        coverage={name: round(float(pixels) / math.prod(mosaic.shape), 4) for name, pixels in shares.items()},
+    )

@@ -23,7 +23,7 @@ from deepdisc.data.foreign import Catalogue, Problems, Redshifts, read_catalogue
 from deepdisc.data.keys import check_choice, check_positive, from_keys
 from deepdisc.data.kron import kron_fluxes
 from deepdisc.data.mosaic import Mosaic
-from deepdisc.data.shapes import draw_outlines, outline_table
+from deepdisc.data.shapes import draw_outlines, measure_light, outline_table
 from deepdisc.data.truth import read_segmentation
 from deepdisc.errors import InputError
 from deepdisc.expressions import select
@@ -174,10 +174,12 @@ def make_truth(
         report["unknown_light_masked"] = _mask_unknown(segmentation, mosaic, survey.detection)
     if survey.match.without_segment in ("ellipse", "circle"):
         report["drawn"] = draw_outlines(segmentation, objects, survey.match, mosaic, label)
-    truth = outline_table(objects, segmentation, mosaic)
+    measured = measure_light(segmentation, len(objects), mosaic)
+    report["coverage"] = _checked_coverage(measured.coverage, label)
+    truth = outline_table(objects, segmentation, measured)
     if survey.fluxes == "kron":
-        measured = kron_fluxes(mosaic, segmentation, len(truth), light)
-        truth = truth.combine_first(measured)[[*truth, *(name for name in measured if name not in truth)]]
+        kron = kron_fluxes(mosaic, segmentation, len(truth), light)
+        truth = truth.combine_first(kron)[[*truth, *(name for name in kron if name not in truth)]]
     _add_redshifts(truth, survey, mosaic, report, label)
     report |= {"objects": len(truth), "faint": _flag_faint(truth, survey.faint, label)}
     return truth, segmentation, report
@@ -291,6 +293,17 @@ def _relabelled(segmentation: np.ndarray, objects: pd.DataFrame, unclaimed: np.n
     return new[np.searchsorted(ids, segmentation)]
 
 
+def _checked_coverage(coverage: dict[str, float], label: str) -> dict[str, float]:
+    """Refuse a field of which no pixel has data in all bands: nothing in it looks like what will be predicted on."""
+    if coverage["all bands"] == 0:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in coverage.items() if name != "all bands")
+        raise InputError(
+            f"field {label}: no pixel has data in all bands (covered: {shares}); leave bands out with `bands: [...]`, "
+            "or the field"
+        )
+    return coverage
+
+
 def _mask_unknown(segmentation: np.ndarray, mosaic: Mosaic, settings: Detect) -> int:
     """Mask, in place, what is detected outside the given map's objects and does not touch any; returns how many."""
     found = detect(*stack(mosaic, settings), settings)
@@ -318,7 +331,6 @@ def _add_redshifts(truth: pd.DataFrame, survey: Survey, mosaic: Mosaic, report: 
 
 def _flag_faint(truth: pd.DataFrame, condition: str | None, label: str) -> int:
     """Flag the objects for which the condition holds, in place; returns their number."""
-    flags = truth.get("flags", pd.Series(0, truth.index)).fillna(0).to_numpy().astype(np.int32)
     faint = np.zeros(len(truth), bool) if condition is None else select(condition, truth, f"field {label}: faint")
-    truth["flags"] = flags | np.where(faint, catalog.FLAGS["FAINT"].value, 0).astype(np.int32)
+    truth["flags"] |= np.where(faint, catalog.FLAGS["FAINT"].value, 0).astype(np.int32)
     return int(faint.sum())
