@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from astropy.table import Table
 
+from deepdisc.config import load
 from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
 from deepdisc.photometry import mag_from_njy
@@ -292,3 +293,11 @@ def test_the_map_of_dust_that_is_written_is_that_of_the_truth(tmp_path):
     ]
     assert np.ptp(inside.ebv) > 0.02
     np.testing.assert_allclose(read, inside.ebv, rtol=0.1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("nircam_deep", 9), ("csst_wide", 7)])
+def test_shipped_skies_of_space_telescopes_can_be_made(name, count, tmp_path):
+    cfg = load(f"configs/sky/{name}.py", ["sky.shape=[64,64]"])
+    (path,) = simulate(cfg, tmp_path, seed=0)
+    mosaic = Mosaic.open(path)
+    assert len(mosaic.bands) == count and mosaic.shape == (64, 64)
