@@ -175,6 +175,9 @@ class Optics:
         side = max(SMALLEST_PICTURE, 2 ** (grid.n - 1).bit_length())
         key = (side, grid.s, band, cell)
         smaller = self._pictures.get((side // 2, grid.s, band, cell))
+        finer = self._pictures.get((side, 2, band, cell))
+        if key not in self._pictures and finer is not None:
+            self._pictures[key] = 4 * finer[::2, ::2]
         if key not in self._pictures and smaller is not None and abs(smaller.sum() - 1) < LOST:
             self._pictures[key] = np.pad(smaller, side * grid.s // 4)
         if key not in self._pictures:
