@@ -194,7 +194,7 @@ class Painter:
         like = [point if isinstance(part, Points) else part for _, part in parts]
         sharpest = max(psfs.profiles, key=lambda psf: psf.maxk)
         seen = galsim.Convolve([galsim.Add(like), sharpest], gsparams=level.gsparams)
-        transform, size = seen.drawFFT_makeKImage(images[0])
+        transform, size = _k_image(galsim, seen, half)
         bare = []
         for _, part in parts:
             part.drawKImage(transform, recenter=False)
@@ -227,6 +227,19 @@ class Painter:
                 self._optics_bytes -= _bytes(self._optics.popitem(last=False)[1])
         self._optics.move_to_end(key)
         return self._optics[key]
+
+
+def _k_image(galsim: Any, seen: Any, half: int) -> tuple[Any, int]:
+    """An empty k-image for a stamp, and the side of the periodic grid of pixels that it is transformed to.
+
+    As GalSim's `drawFFT_makeKImage`, but for the period, which there holds nearly all light of the object (5,000 pixels
+    for a bulge of 15): two stamps are enough, because outside its stamp an object is fainter than STAMP_LEVEL.
+    """
+    least, enough = max(2 * half + 2, seen.gsparams.minimum_fft_size), 4 * half + 2
+    size = galsim.Image.good_fft_size(max(min(seen.getGoodImageSize(1.0), enough), least))
+    step = 2 * math.pi / size
+    side = size if math.pi > seen.maxk else 2 * math.ceil(seen.maxk / step)
+    return galsim.ImageCF(galsim.BoundsI(0, side // 2, -side // 2, side // 2), scale=step), size
 
 
 def _transform_like(psf: Any, like: Any) -> np.ndarray:
