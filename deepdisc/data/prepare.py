@@ -196,6 +196,7 @@ def _open_field(entry: Entry, class_names: Sequence[str], bands: Sequence[str] |
         if "ebv" not in found.truth or found.truth.ebv.isna().all():
             raise InputError(f"field {entry.name}: `ebv: column` needs a catalogue whose `columns` say ebv")
         found.provenance["ebv"] = "column of the catalogue"
+    found.provenance["sha256"] = {Path(file).name: sha256(file) for file in entry.survey.files}
     found.provenance["report"] = report
     return found
 

@@ -19,6 +19,7 @@ import pandas as pd
 from deepdisc import catalog
 from deepdisc.data.crossmatch import Match, common_offset, crossmatch
 from deepdisc.data.detection import Detect, detect, segment_table, stack
+from deepdisc.data.fits_plane import split_extension
 from deepdisc.data.foreign import Catalogue, Problems, Redshifts, read_catalogues, read_list
 from deepdisc.data.keys import check_choice, check_positive, from_keys
 from deepdisc.data.kron import kron_fluxes
@@ -137,6 +138,13 @@ class Survey:
             problems=from_keys(Problems, content.get("problems", {}), f"{place}: problems"),
             faint=content.get("faint"),
         )
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the catalogues, redshift tables and the map, each once, without [EXTENSION]."""
+        stated = [file for source in (*self.catalogues, *self.redshifts) for file in source.files]
+        stated += [] if self.segmentation is None else [str(self.segmentation)]
+        return list(dict.fromkeys(split_extension(file)[0] for file in stated))
 
 
 def make_truth(

@@ -8,6 +8,7 @@ import yaml
 
 from deepdisc.data.prepare import prepare
 from deepdisc.data.recipe import read_recipe
+from deepdisc.files import sha256
 
 pytest.importorskip("sep", reason='needs the extra: pip install "deepdisc[classical]"')
 
@@ -46,7 +47,10 @@ def test_jades(repository, tmp_path):
     assert about["bands"] == sky.bands and about["pixel_scale_arcsec"] == pytest.approx(0.03)
     # 1 nJy came in MJy/sr: the noise tells that the zero point is right (weights are scaled to the sky's scatter).
     assert about["normalisation"]["F444W"]["noise_njy"] == pytest.approx(imitations.NOISE_NJY, rel=0.08)
-    report = about["provenance"]["fields"][0]["report"]
+    report, hashes = (about["provenance"]["fields"][0][key] for key in ("report", "sha256"))
+    assert len(hashes) == 3 and hashes["jades_dr3_prism_public_gs_v1.1.fits"] == sha256(
+        tmp_path / "jades_dr3_prism_public_gs_v1.1.fits"
+    )
     assert report["catalogues"]["JADES"]["used"] == len(sky.truth) == report["match"]["matched"]
     good = sky.spectra[sky.spectra.grade.isin(["A", "B", "C"])]
     found = truth[truth.redshift.notna()]
