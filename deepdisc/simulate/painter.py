@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ ACCURACY = (
     (3000.0, dict(zip(_NAMES, (128, 1e-3, 1e-4, 1e-5), strict=True))),
     (math.inf, dict(zip(_NAMES, (128, 1e-3, 1e-5, 1e-6), strict=True))),
 )
+LONG_PERIOD = 1024  # pixels; grids are not made larger for light that is fainter than the noise
 KEPT_BYTES = 2**28  # of transforms of PSFs that are kept for the next object
 KEPT_STAMPS = 256  # pictures of real galaxies that are kept
 
@@ -55,21 +57,15 @@ class Stamp:
 
 
 @dataclass
-class _Bands:
-    """The PSFs of the bands, with the pixel, at one accuracy in one cell, which `key` tells."""
-
-    profiles: list[Any]
-    key: tuple[float, int]
-
-
-@dataclass
 class _Level:
-    """One accuracy: GalSim's parameters, and what was made with them: round profiles by index, PSFs by cell."""
+    """One accuracy: GalSim's parameters, and what was made with them: round profiles by index, by cell the sharpest PSF
+    (with the pixel), which tells how fine a grid must be.
+    """
 
     highest_snr: float
     gsparams: Any
     profiles: dict[float, Any] = field(default_factory=dict)
-    psfs: dict[int, _Bands] = field(default_factory=dict)
+    sharpest: dict[int, Any] = field(default_factory=dict)
 
 
 class Painter:
@@ -88,11 +84,11 @@ class Painter:
         self._galsim = require_extra("galsim", "sim")
         self._conditions = conditions
         self._scale = conditions.instrument.pixel_scale_arcsec
-        self._variance = (conditions.sky_sigma_njy() ** 2)[:, None, None]
-        self._gain = conditions.electrons_per_njy()[:, None, None]
+        self._variance, self._gain = conditions.sky_sigma_njy() ** 2, conditions.electrons_per_njy()
         self._levels = [
             _Level(snr, self._galsim.GSParams(maximum_fft_size=32_768, **options)) for snr, options in ACCURACY
         ]
+        self._psfs: dict[int, list[Any]] = {}
         self._optics: OrderedDict[tuple, list[np.ndarray]] = OrderedDict()
         self._optics_bytes = 0
         self._real_path = real_galaxies
@@ -104,13 +100,15 @@ class Painter:
         x, y = shapes.x[row], shapes.y[row]
         center = self._galsim.PositionD(x - math.floor(x + 0.5), y - math.floor(y + 0.5))
         parts = self._parts(shapes, row, center, level)
-        light = self._observe(parts, int(shapes.half[row]), level, self._psfs(level, int(shapes.cell[row]), x, y))
-        flux = shapes.flux[row][:, None, None]
-        # Horne 1986, PASP 98, 609, eq. 9: 1 / var(flux) = sum P^2 / V, with the object's own photons in V.
-        weight = light.astype(np.float64) ** 2 / (self._variance + np.maximum(light * flux, 0) / self._gain)
-        light *= flux.astype(np.float32)
+        light = self._observe(parts, int(shapes.half[row]), level, int(shapes.cell[row]), (x, y))
+        error = np.empty(len(light))
+        for band, flux in enumerate(shapes.flux[row]):
+            # Horne 1986, PASP 98, 609, eq. 9: 1 / var(flux) = sum P^2 / V, with the object's own photons in V.
+            noise = self._variance[band] + np.maximum(light[band] * flux, 0) / self._gain[band]
+            error[band] = 1 / math.sqrt((light[band].astype(np.float64) ** 2 / noise).sum())
+            light[band] *= np.float32(flux)
         y0, x0 = (int(corner[row]) for corner in shapes.corner)
-        return Stamp(light, y0, x0, 1 / np.sqrt(weight.sum(axis=(1, 2))))
+        return Stamp(light, y0, x0, error)
 
     # ------------------------------------------------------------------------------------------------------- parts
     def _parts(self, shapes: Shapes, row: int, center: Any, level: _Level) -> list[tuple[np.ndarray, Any]]:
@@ -185,15 +183,16 @@ class Painter:
             ) from error
 
     # --------------------------------------------------------------------------------------------------- observing
-    def _observe(self, parts: list[tuple[np.ndarray, Any]], half: int, level: _Level, psfs: _Bands) -> np.ndarray:
+    def _observe(
+        self, parts: list[tuple[np.ndarray, Any]], half: int, level: _Level, cell: int, place: tuple[float, float]
+    ) -> np.ndarray:
         """(B, 2 half + 1, 2 half + 1) float32: the parts, of total flux 1, through every band's PSF and pixel."""
         galsim = self._galsim
-        light = np.empty((len(psfs.profiles), 2 * half + 1, 2 * half + 1), dtype=np.float32)
+        light = np.empty((len(self._conditions.bands), 2 * half + 1, 2 * half + 1), dtype=np.float32)
         images = [galsim.ImageF(band, xmin=-half, ymin=-half, scale=1.0) for band in light]
         point = galsim.DeltaFunction(gsparams=level.gsparams)
         like = [point if isinstance(part, Points) else part for _, part in parts]
-        sharpest = max(psfs.profiles, key=lambda psf: psf.maxk)
-        seen = galsim.Convolve([galsim.Add(like), sharpest], gsparams=level.gsparams)
+        seen = galsim.Convolve([galsim.Add(like), self._sharpest(level, cell, place)], gsparams=level.gsparams)
         transform, size = _k_image(galsim, seen, half)
         bare = []
         for _, part in parts:
@@ -202,26 +201,37 @@ class Painter:
         shares = np.array([share for share, _ in parts], dtype=np.float32)
         same = (shares == shares[:, :1]).all()
         total = _combine(bare, shares[:, 0])
-        for band, (image, optics) in enumerate(zip(images, self._optics_like(transform, psfs), strict=True)):
+        for band, (image, optics) in enumerate(zip(images, self._optics_like(transform, cell, place), strict=True)):
             np.multiply(total if same else _combine(bare, shares[:, band]), optics, out=transform.array)
             seen.drawFFT_finish(image, transform, size, add_to_image=False)
         return light
 
-    def _psfs(self, level: _Level, cell: int, x: float, y: float) -> _Bands:
-        """The bands' PSFs in the cell that holds x, y, each with the pixel."""
-        if cell not in level.psfs:
-            galsim, keywords = self._galsim, {"gsparams": level.gsparams}
-            pixel = galsim.Pixel(1.0, **keywords)
-            psfs = [self._conditions.psf(band, x, y, **keywords) for band in range(len(self._conditions.bands))]
-            profiles = [galsim.Convolve([psf.dilate(1 / self._scale), pixel], **keywords) for psf in psfs]
-            level.psfs[cell] = _Bands(profiles, (level.highest_snr, cell))
-        return level.psfs[cell]
+    def _psf(self, band: int, place: tuple[float, float], gsparams: Any) -> Any:
+        """A band's PSF at x, y with the pixel."""
+        psf = self._conditions.psf(band, *place, gsparams=gsparams).dilate(1 / self._scale)
+        return self._galsim.Convolve([psf, self._galsim.Pixel(1.0, gsparams=gsparams)], gsparams=gsparams)
 
-    def _optics_like(self, like: Any, psfs: _Bands) -> list[np.ndarray]:
-        """The bands' transforms of PSF and pixel on the same grid as `like`; those used last are kept."""
-        key = (*psfs.key, like.bounds.ymax, like.scale)
+    def _every_psf(self, cell: int, place: tuple[float, float]) -> list[Any]:
+        """The bands' PSFs in the cell that holds x, y, at the highest accuracy."""
+        if cell not in self._psfs:
+            finest = self._levels[-1].gsparams
+            self._psfs[cell] = [self._psf(band, place, finest) for band in range(len(self._conditions.bands))]
+        return self._psfs[cell]
+
+    def _sharpest(self, level: _Level, cell: int, place: tuple[float, float]) -> Any:
+        """The PSF of the band that needs the finest grid."""
+        if cell not in level.sharpest:
+            highest = [psf.maxk for psf in self._every_psf(cell, place)]
+            level.sharpest[cell] = self._psf(int(np.argmax(highest)), place, level.gsparams)
+        return level.sharpest[cell]
+
+    def _optics_like(self, like: Any, cell: int, place: tuple[float, float]) -> Iterable[np.ndarray]:
+        """The bands' transforms of PSF and pixel on the same grid as `like`; those used last are kept, unless huge."""
+        key, psfs = (cell, like.bounds.ymax, like.scale), self._every_psf(cell, place)
+        if like.array.nbytes * len(psfs) > KEPT_BYTES // 4:
+            return (_transform_like(psf, like) for psf in psfs)
         if key not in self._optics:
-            self._optics[key] = [_transform_like(psf, like) for psf in psfs.profiles]
+            self._optics[key] = [_transform_like(psf, like) for psf in psfs]
             self._optics_bytes += _bytes(self._optics[key])
             while self._optics_bytes > KEPT_BYTES and len(self._optics) > 1:
                 self._optics_bytes -= _bytes(self._optics.popitem(last=False)[1])
@@ -233,9 +243,10 @@ def _k_image(galsim: Any, seen: Any, half: int) -> tuple[Any, int]:
     """An empty k-image for a stamp, and the side of the periodic grid of pixels that it is transformed to.
 
     As GalSim's `drawFFT_makeKImage`, but for the period, which there holds nearly all light of the object (5,000 pixels
-    for a bulge of 15): two stamps are enough, because outside its stamp an object is fainter than STAMP_LEVEL.
+    for a bulge of 15): LONG_PERIOD or two stamps are enough, because outside its stamp an object is fainter than
+    STAMP_LEVEL.
     """
-    least, enough = max(2 * half + 2, seen.gsparams.minimum_fft_size), 4 * half + 2
+    least, enough = max(2 * half + 2, seen.gsparams.minimum_fft_size), max(4 * half + 2, LONG_PERIOD)
     size = galsim.Image.good_fft_size(max(min(seen.getGoodImageSize(1.0), enough), least))
     step = 2 * math.pi / size
     side = size if math.pi > seen.maxk else 2 * math.ceil(seen.maxk / step)

@@ -96,10 +96,7 @@ class ImagePSF:
 
     def profile(self, wavelength_nm: float, **keywords: Any) -> galsim.GSObject:
         """The interpolated image, its sum taken for the whole light; the wavelength does not matter."""
-        galsim = require_extra("galsim", "sim")
-        pixels, scale = read_psf_image(self.file)
-        image = galsim.InterpolatedImage(galsim.Image(pixels, scale=scale * self.stretch), flux=1.0, **keywords)
-        return _blurred(image, self.jitter_arcsec, keywords)
+        return _blurred(_interpolated(self.file, **keywords).dilate(self.stretch), self.jitter_arcsec, keywords)
 
 
 PSF = MoffatPSF | OpticalPSF | ImagePSF
@@ -151,6 +148,14 @@ def _value(name: str, value: Any, folder: Path) -> Any:
     if name != "aberrations_waves" and (number < 0 or (name in _POSITIVE and number == 0) or not math.isfinite(number)):
         raise InputError(f"psf: {name} is {value}; it must be positive")
     return number
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolated(file: str, **keywords: Any) -> galsim.GSObject:
+    """The picture as a profile of flux 1; kept, because GalSim's profiles hold large tables that copies share."""
+    galsim = require_extra("galsim", "sim")
+    pixels, scale = read_psf_image(file)
+    return galsim.InterpolatedImage(galsim.Image(pixels, scale=scale), flux=1.0, **keywords)
 
 
 @functools.cache
