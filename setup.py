@@ -57,7 +57,7 @@ setup(
     packages=[*find_packages(include=["deepdisc", "deepdisc.*"]), *SHIPPED],
     package_dir=SHIPPED,
     package_data={
-        "": ["*.yaml", "*.safetensors"],
+        "": ["*.yaml", "*.safetensors", "*.js", "*.css", "*.html"],
         "deepdisc.simulate": ["data/*", "data/**/*"],
     },
     install_requires=[

@@ -86,6 +86,7 @@ def _add_scoring(parser: argparse.ArgumentParser, order: str, pdfs: str) -> None
         help="what the bootstrap draws behind the errors of measured quantities (default: objects)",
     )  # fmt: skip
     parser.add_argument("--pdfs", type=_files, default=[], metavar="FILE", help=pdfs)
+    parser.add_argument("--figures", action="store_true", help="also write figures/*.png and figures.pdf")
     _add_columns(parser, order)
     _add_criterion(parser)
 
@@ -137,6 +138,12 @@ def _beside(catalogue: str) -> Path:
     return Path(catalogue).parent / "segmentation.fits"
 
 
+def _map_of(catalogue: str, wanted: bool) -> Path | None:
+    """The segmentation map beside a catalogue: needed where outlines are scored, else drawn if it is there."""
+    path = _beside(catalogue)
+    return path if wanted or path.is_file() else None
+
+
 def _open(mosaic: str | None):
     from deepdisc.data.mosaic import Mosaic
 
@@ -148,7 +155,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """`deepdisc evaluate`."""
     from deepdisc.evaluation import evaluate
 
-    own_map = _beside(args.pred) if args.segmentation else None
+    own_map = _map_of(args.pred, args.segmentation)
     with _open(args.mosaic) as mosaic:
         metrics = evaluate(
             args.pred, args.truth, args.output, mosaic=mosaic, pdfs=(args.pdfs or [None])[0], pred_segmentation=own_map,
@@ -163,7 +170,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from deepdisc.evaluation.comparison import table_text
 
     names = args.names or [str(Path(path).with_suffix("")) for path in (args.pred, args.other)]
-    maps = [_beside(path) for path in (args.pred, args.other)] if args.segmentation else []
+    maps = [_map_of(path, args.segmentation) for path in (args.pred, args.other)]
     with _open(args.mosaic) as mosaic:
         metrics = compare(
             args.pred, args.other, args.truth, args.output, mosaic=mosaic, names=tuple(names), segmentations=maps,

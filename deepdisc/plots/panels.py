@@ -21,8 +21,8 @@ class Series:
         name: in the legend; "" for none.
         x: (N,), or (N + 1,) bin edges for steps.
         y: (N,) values; of a band, the lower line.
-        err: (N,) 1-sigma errors, or None; of a band, (N,) the upper line.
-        kind: "points", "line", "steps", "band", or "bars" (thin, of length err, without points).
+        err: (N,) 1-sigma errors, or (2, N) downwards and upwards, or None; of a band, (N,) the upper line.
+        kind: "points", "line", "dashed", "steps", "band", or "bars" (thin, of length err, without points).
         color: of `SERIES`; None for the next one.
     """
 
@@ -115,6 +115,8 @@ def _draw(axes, series: Series, color: str) -> None:
         axes.errorbar(series.x, series.y, yerr=series.err, fmt="none", ecolor=color, elinewidth=0.7, alpha=0.5)
     elif series.kind == "line":
         axes.plot(series.x, series.y, color=color, linewidth=1.6, label=label)
+    elif series.kind == "dashed":
+        axes.plot(series.x, series.y, color=color, linewidth=0.9, linestyle="--", label=label)
     else:
         assert series.kind == "points", series.kind
         axes.errorbar(series.x, series.y, yerr=series.err, color=color, fmt="o", markersize=3.5, elinewidth=1.0,

@@ -36,7 +36,7 @@ def svg(figure: Figure) -> str:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # Text stays text; the same figure has the same ids each time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "deepdisc"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata=nothing, dpi=150)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, dpi=150)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Inside HTML a name space needs no address; width and height are the page's business.
@@ -72,4 +72,6 @@ def axes_of(figure: Figure, *args, **kwargs):
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GREY)
     axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     return axes

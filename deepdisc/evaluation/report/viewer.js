@@ -1,0 +1,481 @@
+"use strict";
+// The field: a picture to zoom and pan, outlines of what was right, false and missed, and each object's own card.
+// World coordinates are pixel edges of the mosaic, y upwards; nothing is loaded from anywhere.
+(() => {
+  const source = document.getElementById("field-data");
+  if (!source) return;  // no mosaic: no view
+  const field = JSON.parse(source.textContent);
+  const [X0, Y0, WIDTH, HEIGHT] = field.window;
+  const root = document.getElementById("field");
+  const $ = (name) => root.querySelector("[data-part=" + name + "]");
+  const canvas = $("sky"), status = $("status"), card = $("card");
+  const LAYERS = field.layers;
+  const state = {
+    x: X0 + WIDTH / 2, y: Y0 + HEIGHT / 2, scale: 1, picture: field.pictures[0].name, side: 0, chosen: null,
+    shown: Object.fromEntries(LAYERS.map((layer) => [layer.kind, layer.shown])),
+  };
+
+  // ------------------------------------------------------------------------------------------------------- elements
+  function element(tag, text, parent, properties = {}) {
+    const made = Object.assign(document.createElement(tag), properties);
+    if (text !== undefined && text !== null) made.textContent = text;  // never innerHTML: names come from files
+    if (parent) parent.append(made);
+    return made;
+  }
+  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  // ------------------------------------------------------------------------------------------------------- pictures
+  const pictures = new Map(field.pictures.map((picture) => [picture.name, picture]));
+  function tileImage(tile) {
+    if (!tile.image) {
+      tile.image = new Image();
+      tile.image.onload = () => { tile.ready = true; draw(); drawCutouts(); };
+      tile.image.src = "data:image/jpeg;base64," + tile.jpeg;
+      tile.jpeg = null;
+    }
+    return tile.ready ? tile.image : null;
+  }
+  function drawPicture(context, name, view) {
+    const { bin, tiles } = pictures.get(name);
+    context.imageSmoothingEnabled = view.scale * bin < 1.5;
+    for (const tile of tiles) {  // tile: x, y of its upper left corner in the mosaic, width, height in mosaic pixels
+      const left = (tile.x - view.x) * view.scale + view.width / 2;
+      const top = (view.y - tile.y) * view.scale + view.height / 2;
+      const [w, h] = [tile.width * view.scale, tile.height * view.scale];
+      if (left > view.width || top > view.height || left + w < 0 || top + h < 0) continue;
+      const image = tileImage(tile);
+      if (image) context.drawImage(image, left, top, w, h);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- outlines
+  const RADIUS = field.radius;
+  function addOutline(path, table, i) {
+    const shape = table.shapes[i];
+    if (shape.length === 0) {
+      const [x, y] = [table.x[i], table.y[i]];
+      path.moveTo(x + RADIUS, y);
+      path.arc(x, y, RADIUS, 0, 2 * Math.PI);
+    } else if (typeof shape[0] === "number") {
+      path.rect(shape[0], shape[1], shape[2] - shape[0], shape[3] - shape[1]);
+    } else {
+      for (const loop of shape) {  // differences of half pixels
+        let x = 0, y = 0;
+        for (let k = 0; k < loop.length; k += 2) {
+          x += loop[k]; y += loop[k + 1];
+          if (k === 0) path.moveTo(X0 + (2 * x + 1) / 4, Y0 + (2 * y + 1) / 4);
+          else path.lineTo(X0 + (2 * x + 1) / 4, Y0 + (2 * y + 1) / 4);
+        }
+        path.closePath();
+      }
+    }
+  }
+  const kindOfTruth = (i, side) => field.truth.kinds[side][i];
+  function* members(kind, side) {  // [table, row] of all objects of a layer
+    const found = field.catalogues[side];
+    if (kind === "truth") {
+      for (let i = 0; i < field.truth.x.length; i++) if (kindOfTruth(i, side) !== "i") yield [field.truth, i];
+      return;
+    }
+    const [own, theirs] = { right: ["c", ""], false: ["f", ""], missed: ["", "m"], faint: ["e", "i"] }[kind];
+    for (let i = 0; i < found.x.length; i++) if (own && found.kinds[i] === own) yield [found, i];
+    for (let i = 0; i < field.truth.x.length; i++) if (theirs && kindOfTruth(i, side) === theirs) yield [field.truth, i];
+  }
+  const paths = new Map();
+  function layerPath(kind) {
+    const key = kind + state.side;
+    if (!paths.has(key)) {
+      const path = new Path2D();
+      let count = 0;
+      for (const [table, i] of members(kind, state.side)) { addOutline(path, table, i); count++; }
+      paths.set(key, { path, count });
+    }
+    return paths.get(key);
+  }
+  function stroke(context, path, view, ink, width, dash) {
+    context.save();
+    context.translate(view.width / 2, view.height / 2);
+    context.scale(view.scale, -view.scale);
+    context.translate(-view.x, -view.y);
+    context.lineWidth = width / view.scale;
+    context.setLineDash(dash.map((length) => length / view.scale));
+    context.strokeStyle = ink;
+    context.stroke(path);
+    context.restore();
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- view
+  function prepare(target) {
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [target.clientWidth, target.clientHeight];
+    if (target.width !== Math.round(width * ratio) || target.height !== Math.round(height * ratio)) {
+      target.width = Math.round(width * ratio); target.height = Math.round(height * ratio);
+    }
+    const context = target.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    return { context, width, height };
+  }
+  let waiting = false;
+  function draw() {
+    if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; drawNow(); }); }
+  }
+  function drawNow() {
+    const { context, width, height } = prepare(canvas);
+    const view = { ...state, width, height };
+    context.fillStyle = "#0b0f17";
+    context.fillRect(0, 0, width, height);
+    drawPicture(context, state.picture, view);
+    for (const layer of LAYERS) {
+      if (state.shown[layer.kind]) {
+        stroke(context, layerPath(layer.kind).path, view, layer.color, layer.width, layer.dash);
+      }
+    }
+    if (state.chosen) drawChosen(context, view);
+    drawScaleBar(context, view);
+  }
+  function drawChosen(context, view) {
+    const [x, y] = state.chosen.at;
+    const [sx, sy] = [(x - view.x) * view.scale + view.width / 2, (view.y - y) * view.scale + view.height / 2];
+    const size = Math.max(14, state.chosen.size * view.scale * 0.75);
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 2;
+    for (const [a, b] of [[-1, -1], [1, -1], [1, 1], [-1, 1]]) {
+      context.beginPath();
+      context.moveTo(sx + a * size, sy + b * size * 0.55);
+      context.lineTo(sx + a * size, sy + b * size);
+      context.lineTo(sx + a * size * 0.55, sy + b * size);
+      context.stroke();
+    }
+  }
+  function drawScaleBar(context, view) {
+    const perPixel = field.arcsec_per_pixel || 1;
+    const unit = field.arcsec_per_pixel ? "\u2033" : " px";
+    const wanted = 110 / view.scale * perPixel;
+    const power = 10 ** Math.floor(Math.log10(wanted));
+    const length = [5, 2, 1].map((factor) => factor * power).find((value) => value <= wanted);
+    const pixels = length / perPixel * view.scale;
+    const y = view.height - 14;
+    context.strokeStyle = context.fillStyle = "#ffffff";
+    context.lineWidth = 2;
+    context.beginPath();
+    context.moveTo(14, y - 4); context.lineTo(14, y); context.lineTo(14 + pixels, y); context.lineTo(14 + pixels, y - 4);
+    context.stroke();
+    context.font = "12px system-ui, sans-serif";
+    context.fillText(Number(length.toPrecision(3)) + unit, 18, y - 6);
+  }
+  const smallest = () => 0.5 * Math.min(canvas.clientWidth / WIDTH, canvas.clientHeight / HEIGHT);
+  function moveTo(x, y, scale) {
+    state.scale = Math.min(Math.max(scale, smallest()), 40);
+    state.x = Math.min(Math.max(x, X0), X0 + WIDTH);
+    state.y = Math.min(Math.max(y, Y0), Y0 + HEIGHT);
+    draw();
+  }
+  function zoom(factor, sx = canvas.clientWidth / 2, sy = canvas.clientHeight / 2) {
+    const [x, y] = toWorld(sx, sy);
+    const scale = Math.min(Math.max(state.scale * factor, smallest()), 40);
+    moveTo(x - (sx - canvas.clientWidth / 2) / scale, y + (sy - canvas.clientHeight / 2) / scale, scale);
+  }
+  const toWorld = (sx, sy) => [
+    state.x + (sx - canvas.clientWidth / 2) / state.scale, state.y - (sy - canvas.clientHeight / 2) / state.scale,
+  ];
+  function whole() {
+    moveTo(X0 + WIDTH / 2, Y0 + HEIGHT / 2,
+           Math.min(canvas.clientWidth / WIDTH, canvas.clientHeight / HEIGHT));
+  }
+
+  // ------------------------------------------------------------------------------------------------------- choosing
+  const visible = () => LAYERS.filter((layer) => state.shown[layer.kind]);
+  function pick(sx, sy) {
+    const [x, y] = toWorld(sx, sy);
+    let best = null, least = Infinity;
+    for (const layer of visible()) {
+      for (const [table, i] of members(layer.kind, state.side)) {
+        const distance = Math.hypot(table.x[i] - x, table.y[i] - y);
+        const reach = Math.max(12 / state.scale, table.size[i] / 2);
+        if (distance < reach && distance / reach < least) { least = distance / reach; best = [table, i]; }
+      }
+    }
+    return best;
+  }
+  function choose(found, center = false) {
+    if (!found) { state.chosen = null; showCard(); draw(); return; }
+    const [table, i] = found;
+    const truth = table === field.truth ? i : table.match[i];
+    const rows = field.catalogues.map((side, k) => (
+      side === table ? i : truth >= 0 ? field.truth.match[k][truth] : -1
+    ));
+    state.chosen = { table, i, truth, rows, at: [table.x[i], table.y[i]], size: table.size[i] };
+    if (center) moveTo(table.x[i], table.y[i], Math.max(state.scale, 4));
+    showCard();
+    draw();
+  }
+  function step(by) {
+    const kind = $("among").value;
+    const list = [...members(kind, state.side)].sort((p, q) => p[0].order[p[1]] - q[0].order[q[1]]);
+    if (!list.length) { status.textContent = "There is none of these."; return; }
+    const at = list.findIndex(([table, i]) => state.chosen && table === state.chosen.table && i === state.chosen.i);
+    const next = at < 0 ? (by > 0 ? 0 : list.length - 1) : (at + by + list.length) % list.length;
+    choose(list[next], true);
+  }
+  function find(text) {
+    for (const table of [field.catalogues[state.side], field.truth]) {
+      const i = table.id.findIndex((id) => String(id) === text.trim());
+      if (i >= 0) { choose([table, i], true); return; }
+    }
+    status.textContent = "No object here has the id " + text.trim() + ".";
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- card
+  const WORDS = {
+    c: "right", f: "false: no true object", e: "not counted: of an object that need not be found",
+    m: "missed", t: "found", i: "need not be found",
+  };
+  function showCard() {
+    card.replaceChildren();
+    const chosen = state.chosen;
+    if (!chosen) {
+      element("p", "Choose an object: a click, or the keys N and P.", card, { className: "quiet" });
+      status.textContent = "";
+      return;
+    }
+    const isTruth = chosen.table === field.truth;
+    const kind = isTruth ? kindOfTruth(chosen.i, state.side) : chosen.table.kinds[chosen.i];
+    const title = (isTruth ? "True object " : "Detection ") + chosen.table.id[chosen.i];
+    element("h3", title, card);
+    element("p", WORDS[kind], card, { className: "verdict verdict-" + kind });
+    status.textContent = title + ": " + WORDS[kind];
+    showPdf();
+    showCutouts();
+    showRows();
+  }
+  function value(table, i, name) {
+    const column = table.columns.indexOf(name);
+    return i < 0 || column < 0 ? null : table.values[column][i];
+  }
+  function showRows() {
+    const { truth, rows } = state.chosen;
+    const sides = field.catalogues.map((side, k) => [side.name, side, rows[k]]).concat([["truth", field.truth, truth]]);
+    const names = [...new Set(sides.flatMap(([, table, i]) => (i < 0 ? [] : table.columns)))];
+    const wrap = element("div", null, card, { className: "wide rows" });
+    const body = element("table", null, wrap);
+    const head = element("tr", null, element("thead", null, body));
+    for (const text of ["", ...sides.map(([name]) => name)]) element("th", text, head, { scope: "col" });
+    const lines = element("tbody", null, body);
+    for (const name of names) {
+      const line = element("tr", null, lines);
+      const label = element("th", name, line, { scope: "row" });
+      if (field.units[name]) element("span", " " + field.units[name], label, { className: "unit" });
+      for (const [, table, i] of sides) element("td", value(table, i, name) ?? "\u2013", line);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ PDF
+  function density(pdfs, i, z) {
+    if (pdfs.grid) {
+      const { low, high, rows } = pdfs.grid, row = rows[i];
+      const at = (z - low) / (high - low) * (row.length - 1), k = Math.floor(at);
+      return k < 0 || k >= row.length - 1 ? 0 : row[k] + (at - k) * (row[k + 1] - row[k]);
+    }
+    if (pdfs.lower !== null && z < pdfs.lower) return 0;
+    let sum = 0;
+    const row = pdfs.rows[i];  // amplitude (truncation included), mean, sigma, of each component
+    for (let k = 0; k < row.length; k += 3) {
+      sum += row[k] / row[k + 2] * Math.exp(-0.5 * ((z - row[k + 1]) / row[k + 2]) ** 2);
+    }
+    return sum / Math.sqrt(2 * Math.PI);
+  }
+  function hasPdf(side, i) {
+    const pdfs = side.pdfs;
+    return Boolean(pdfs && i >= 0 && (pdfs.grid ? pdfs.grid.rows[i] : pdfs.rows[i]).length);
+  }
+  function reachOf(side, i) {
+    if (side.pdfs.grid) return side.pdfs.grid.high;
+    const row = side.pdfs.rows[i];
+    let reach = 0;
+    for (let k = 0; k < row.length; k += 3) if (row[k] > 0.005) reach = Math.max(reach, row[k + 1] + 4 * row[k + 2]);
+    return reach;
+  }
+  function showPdf() {
+    const { rows, truth } = state.chosen;
+    const drawn = field.catalogues.map((side, k) => [side, rows[k], k]).filter(([side, i]) => hasPdf(side, i));
+    if (!drawn.length) {
+      element("p", "No redshift density: " + (field.catalogues.some((side) => side.pdfs)
+        ? "not detected, or its row has none." : "the catalogue has none."), card, { className: "quiet" });
+      return;
+    }
+    const zTrue = value(field.truth, truth, "redshift");
+    const label = "Redshift density" + (zTrue === null ? "" : "; true redshift " + zTrue);
+    const target = element("canvas", null, card, { className: "pdf" });
+    target.setAttribute("role", "img");
+    target.setAttribute("aria-label", label);
+    drawPdf(target, drawn, zTrue);
+  }
+  function drawPdf(target, drawn, zTrue) {
+    const { context, width, height } = prepare(target);
+    const [left, right, top, bottom] = [38, width - 10, 22, height - 32];
+    const reach = Math.max(0.1, zTrue ?? 0, ...drawn.map(([side, i]) => reachOf(side, i))) * 1.04;
+    const at = Array.from({ length: 401 }, (_, k) => reach * k / 400);
+    const curves = drawn.map(([side, i]) => at.map((z) => density(side.pdfs, i, z)));
+    const peak = Math.max(...curves.flat(), 1e-9) * 1.08;
+    const px = (z) => left + (right - left) * z / reach, py = (p) => bottom - (bottom - top) * p / peak;
+    const inks = [color("--blue"), color("--orange")];
+    context.font = "11px system-ui, sans-serif";
+    axes(context, left, right, top, bottom, reach, peak, px, py);
+    curves.forEach((curve, k) => {
+      const ink = inks[drawn[k][2]];
+      context.beginPath();
+      curve.forEach((p, n) => (n ? context.lineTo(px(at[n]), py(p)) : context.moveTo(px(at[n]), py(p))));
+      context.strokeStyle = ink; context.lineWidth = 2;
+      context.stroke();
+      context.lineTo(px(reach), bottom); context.lineTo(px(0), bottom);
+      context.globalAlpha = 0.18; context.fillStyle = ink; context.fill(); context.globalAlpha = 1;
+    });
+    legend(context, drawn, inks, zTrue, left, right);
+    if (zTrue !== null) {
+      context.strokeStyle = color("--red"); context.lineWidth = 1.6; context.setLineDash([5, 3]);
+      context.beginPath(); context.moveTo(px(zTrue), top); context.lineTo(px(zTrue), bottom); context.stroke();
+      context.setLineDash([]);
+    }
+  }
+  function axes(context, left, right, top, bottom, reach, peak, px, py) {
+    const tick = (range) => {
+      const power = 10 ** Math.floor(Math.log10(range / 4));
+      return [1, 2, 5, 10].map((factor) => factor * power).find((size) => range / size <= 6);
+    };
+    context.strokeStyle = color("--line"); context.fillStyle = color("--ink"); context.lineWidth = 1;
+    context.textAlign = "center";
+    for (let z = 0, by = tick(reach); z <= reach; z += by) {
+      context.beginPath(); context.moveTo(px(z), top); context.lineTo(px(z), bottom); context.stroke();
+      context.fillText(Number(z.toPrecision(6)), px(z), bottom + 14);
+    }
+    context.fillText("redshift", (left + right) / 2, bottom + 28);
+    context.textAlign = "right";
+    for (let p = 0, by = tick(peak); p <= peak; p += by) {
+      context.beginPath(); context.moveTo(left, py(p)); context.lineTo(right, py(p)); context.stroke();
+      context.fillText(Number(p.toPrecision(6)), left - 4, py(p) + 4);
+    }
+    context.textAlign = "left";
+    context.fillText("p(z)", 4, 12);
+  }
+  function legend(context, drawn, inks, zTrue, left, right) {
+    const items = drawn.map(([side, , k]) => [field.catalogues.length > 1 ? side.name : "predicted", inks[k]]);
+    if (zTrue !== null) items.push(["true z = " + zTrue, color("--red")]);
+    let x = left + 6;
+    for (const [text, ink] of items) {
+      const short = text.length > 22 ? "\u2026" + text.slice(-21) : text;
+      context.fillStyle = ink; context.fillRect(x, 6, 12, 4);
+      context.fillStyle = color("--ink"); context.fillText(short, x + 16, 12);
+      x += 26 + context.measureText(short).width;
+    }
+  }
+
+  // -------------------------------------------------------------------------------------------------------- cutouts
+  function showCutouts() {
+    const box = element("div", null, card, { className: "cutouts" });
+    for (const picture of field.pictures) {
+      const figure = element("figure", null, box);
+      const target = element("canvas", null, figure, { className: "cutout" });
+      target.dataset.picture = picture.name;
+      target.setAttribute("role", "img");
+      target.setAttribute("aria-label", "Cutout, " + picture.name);
+      element("figcaption", picture.name, figure);
+    }
+    drawCutouts();
+  }
+  function drawCutouts() {
+    if (!state.chosen) return;
+    const { at, size, table, i, truth, rows } = state.chosen;
+    const path = new Path2D(), own = new Path2D();
+    addOutline(own, table, i);
+    if (truth >= 0 && table !== field.truth) addOutline(path, field.truth, truth);
+    if (table === field.truth && rows[state.side] >= 0) addOutline(path, field.catalogues[state.side], rows[state.side]);
+    for (const target of card.querySelectorAll(".cutout")) {
+      const { context, width, height } = prepare(target);
+      const view = { x: at[0], y: at[1], scale: width / Math.max(24, 2.2 * size), width, height };
+      context.fillStyle = "#0b0f17";
+      context.fillRect(0, 0, width, height);
+      drawPicture(context, target.dataset.picture, view);
+      stroke(context, path, view, "#38bdf8", 1, [3, 2]);
+      stroke(context, own, view, "#fde047", 1.2, []);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- controls
+  function controls() {
+    const chooser = $("picture");
+    for (const picture of field.pictures) element("option", picture.label, chooser, { value: picture.name });
+    chooser.onchange = () => { state.picture = chooser.value; draw(); };
+    const sides = $("sides");
+    if (field.catalogues.length > 1) {
+      field.catalogues.forEach((side, k) => element("option", side.name, sides, { value: k }));
+      sides.onchange = () => { state.side = Number(sides.value); counts(); showCard(); draw(); };
+    } else sides.parentElement.remove();
+    for (const layer of LAYERS) {
+      const label = element("label", null, $("layers"));
+      const input = element("input", null, label, { type: "checkbox", checked: layer.shown, value: layer.kind });
+      const line = element("span", null, label, { className: "swatch" });
+      line.style.borderTop = "3px " + (layer.dash.length ? (layer.dash[0] < 4 ? "dotted " : "dashed ") : "solid ") + layer.color;
+      element("span", layer.label, label);
+      element("span", "", label, { className: "count" }).dataset.kind = layer.kind;
+      input.onchange = () => { state.shown[layer.kind] = input.checked; draw(); };
+      element("option", layer.label, $("among"), { value: layer.kind });
+    }
+    $("among").value = "false";
+    const actions = { in: () => zoom(1.5), out: () => zoom(1 / 1.5), whole, next: () => step(1), previous: () => step(-1) };
+    for (const button of root.querySelectorAll("button")) button.onclick = actions[button.dataset.action];
+    $("find").onsubmit = (event) => { event.preventDefault(); find($("find").elements.id.value); };
+    counts();
+  }
+  function counts() {
+    for (const span of root.querySelectorAll(".count")) {
+      span.textContent = " " + layerPath(span.dataset.kind).count.toLocaleString("en");
+    }
+  }
+  const KEYS = {
+    "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: whole, n: () => step(1), p: () => step(-1),
+    ArrowLeft: () => moveTo(state.x - 60 / state.scale, state.y, state.scale),
+    ArrowRight: () => moveTo(state.x + 60 / state.scale, state.y, state.scale),
+    ArrowUp: () => moveTo(state.x, state.y + 60 / state.scale, state.scale),
+    ArrowDown: () => moveTo(state.x, state.y - 60 / state.scale, state.scale),
+    Escape: () => choose(null),
+    Enter: () => choose(pick(canvas.clientWidth / 2, canvas.clientHeight / 2)),
+  };
+  canvas.addEventListener("keydown", (event) => {
+    const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (action && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); action(); }
+  });
+  canvas.addEventListener("wheel", (event) => {
+    // The page scrolls on until the picture has been clicked.
+    if (document.activeElement !== canvas && !event.ctrlKey) return;
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY * 0.0015), event.offsetX, event.offsetY);
+  }, { passive: false });
+  let drag = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    drag = { x: event.clientX, y: event.clientY, moved: false };
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const rect = canvas.getBoundingClientRect();
+    const [x, y] = toWorld(event.clientX - rect.left, event.clientY - rect.top);
+    $("place").textContent = "x " + (x - 0.5).toFixed(1) + ", y " + (y - 0.5).toFixed(1);
+    if (!drag) return;
+    const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
+    if (!drag.moved && Math.hypot(dx, dy) < 4) return;
+    if (!drag.moved) canvas.setPointerCapture(event.pointerId);
+    drag = { x: event.clientX, y: event.clientY, moved: true };
+    moveTo(state.x - dx / state.scale, state.y + dy / state.scale, state.scale);
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    if (drag && !drag.moved) {
+      const rect = canvas.getBoundingClientRect();
+      choose(pick(event.clientX - rect.left, event.clientY - rect.top));
+    }
+    drag = null;
+  });
+  controls();
+  showCard();
+  whole();
+  new ResizeObserver(() => moveTo(state.x, state.y, state.scale)).observe(canvas);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showCard);
+})();
