@@ -25,7 +25,7 @@ SHIPPED = {
 
 EXTRAS = {
     "sim": ["galsim>=2.6", "dust_extinction>=1.4"],
-    "classical": ["sep>=1.4", "photutils>=2"],
+    "classical": ["sep>=1.4", "photutils>=2", "scikit-image>=0.24"],
     "cluster": ["dask>=2025.1", "distributed>=2025.1"],
     "pz": ["qp-prob>=1.1", "pz-rail-base>=2"],
     "shear": ["treecorr>=5"],
