@@ -178,6 +178,7 @@ def predict_with_stubs(monkeypatch, tmp_path):
     model = types.SimpleNamespace(roi_heads=types.SimpleNamespace(final_predictor=predictor), to=lambda device: model)
     cfg = OmegaConf.create({"bands": ["r"], "class_names": ["galaxy"], "pixel_scale_arcsec": 0.4})
     monkeypatch.setattr("deepdisc.model_zoo.load_model", lambda name: (model, cfg))
+    monkeypatch.setattr("deepdisc.model_zoo.weights_path", lambda name: tmp_path / "r.fits")
     result = Prediction(tmp_path / "catalog.parquet", 0, [])
     monkeypatch.setattr("deepdisc.inference.predict.predict", lambda *args, **options: result)
 

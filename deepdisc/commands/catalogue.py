@@ -9,6 +9,7 @@ from pathlib import Path
 from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, zero_points
 from deepdisc.commands.command import DONE, PARTS_UNREAD, command
 from deepdisc.errors import InputError, first_line
+from deepdisc.files import sha256
 
 
 def add_predict(commands) -> None:
@@ -67,7 +68,7 @@ def run_predict(args: argparse.Namespace) -> int:
     import torch
 
     from deepdisc.inference.predict import predict
-    from deepdisc.model_zoo import load_model
+    from deepdisc.model_zoo import load_model, weights_path
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -88,7 +89,9 @@ def run_predict(args: argparse.Namespace) -> int:
             batch=args.batch_size,
             device=device,
             score_threshold=args.score_threshold,
-            provenance={"model": args.model, "mosaic": args.mosaic},
+            provenance={
+                "model": args.model, "weights_sha256": sha256(weights_path(args.model)), "mosaic": args.mosaic,
+            },  # fmt: skip
             overwrite=args.overwrite,
         )
     print(f"{result.count} objects: {result.catalog}")

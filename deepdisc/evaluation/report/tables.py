@@ -251,8 +251,8 @@ def _shown(value: object) -> str:
 
 def provenance_tables(provenance: Mapping) -> list[str]:
     """Files with their hashes, options, versions, and what made the catalogue."""
-    run = [("command", provenance.get("command") or "called from Python"), ("time (UTC)", provenance["time_utc"])]
-    run += [(name, value) for name, value in provenance["versions"].items()]
+    command = provenance["command"] or "called from Python"
+    run = [("time (UTC)", provenance["time_utc"]), *provenance["versions"].items()]
     files = [
         (
             item["role"],
@@ -264,7 +264,8 @@ def provenance_tables(provenance: Mapping) -> list[str]:
     ]
     options = [(name, str(value)) for name, value in provenance["options"].items() if value is not None]
     tables = [
-        titled("This evaluation", table(("", ""), run)), titled("Files", table(("", "file", "bytes", "sha256"), files)),
+        paragraph(f"Command: {command}"), titled("This evaluation", table(("", ""), run)),
+        titled("Files", table(("", "file", "bytes", "sha256"), files)),
         titled("Options", table(("", ""), options)) if options else "",
     ]  # fmt: skip
     for name, record in provenance["predictions"].items():

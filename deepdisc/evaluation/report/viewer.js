@@ -86,9 +86,8 @@
     const key = kind + state.side;
     if (!paths.has(key)) {
       const path = new Path2D();
-      let count = 0;
-      for (const [table, i] of members(kind, state.side)) { addOutline(path, table, i); count++; }
-      paths.set(key, { path, count });
+      for (const [table, i] of members(kind, state.side)) addOutline(path, table, i);
+      paths.set(key, path);
     }
     return paths.get(key);
   }
@@ -128,7 +127,7 @@
     drawPicture(context, state.picture, view);
     for (const layer of LAYERS) {
       if (state.shown[layer.kind]) {
-        stroke(context, layerPath(layer.kind).path, view, layer.color, layer.width, layer.dash);
+        stroke(context, layerPath(layer.kind), view, layer.color, layer.width, layer.dash);
       }
     }
     if (state.chosen) drawChosen(context, view);
@@ -429,7 +428,9 @@
   }
   function counts() {
     for (const span of root.querySelectorAll(".count")) {
-      span.textContent = " " + layerPath(span.dataset.kind).count.toLocaleString("en");
+      let count = 0;
+      for (const member of members(span.dataset.kind, state.side)) count += member.length > 0;
+      span.textContent = " " + count.toLocaleString("en");
     }
   }
   const KEYS = {
