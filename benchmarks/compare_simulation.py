@@ -32,6 +32,7 @@ from deepdisc.simulate.conditions import Conditions, draw_conditions
 from deepdisc.simulate.fields import Drawn, draw_field
 from deepdisc.simulate.filters import load_filter
 from deepdisc.simulate.instruments import Instrument
+from deepdisc.simulate.objects import estimate_snr
 from deepdisc.simulate.population import GALAXY
 from deepdisc.simulate.renderer import Renderer
 from deepdisc.simulate.scene import build_scene
@@ -110,7 +111,8 @@ class Chromatic:
         columns = {}
         for number, band in enumerate(self.conditions.bands):
             columns |= {f"flux_{band.name}": flux[:, number], f"bulge_share_{band.name}": share[:, number]}
-        return objects.assign(**columns, **SHEAR, knots=0, knot_share=0.0)
+        objects = objects.assign(**columns, **SHEAR, knots=0, knot_share=0.0)
+        return objects.assign(snr_estimate=estimate_snr(objects, self.conditions))
 
     def draw(self, objects: pd.DataFrame, shapes: Shapes) -> np.ndarray:
         """(B, H, W) float32 nJy."""

@@ -23,7 +23,7 @@ from deepdisc.simulate.shapes import Shapes, draw_knots
 _NAMES = ("minimum_fft_size", "folding_threshold", "maxk_threshold", "kvalue_accuracy")
 ACCURACY = (
     (30.0, dict(zip(_NAMES, (32, 1e-2, 5e-3, 1e-3), strict=True))),
-    (300.0, dict(zip(_NAMES, (64, 5e-3, 1e-3, 1e-4), strict=True))),
+    (100.0, dict(zip(_NAMES, (64, 5e-3, 1e-3, 1e-4), strict=True))),
     (3000.0, dict(zip(_NAMES, (128, 1e-3, 1e-4, 1e-5), strict=True))),
     (math.inf, dict(zip(_NAMES, (128, 1e-3, 1e-5, 1e-6), strict=True))),
 )
