@@ -99,7 +99,8 @@ class _Labels:
 
     def finish(self, light: Tensor) -> Rendered:
         """Give every pixel to one object; see `outlines.segment`."""
-        pixels, keys = (torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64) for parts in self._both())
+        nothing = torch.empty(0, dtype=torch.int64, device=self._device)
+        pixels, keys = (torch.cat([nothing, *parts]) for parts in self._both())
         owner = 2**_SIGNIFICANCE_BITS - 1 - (keys & (2**_SIGNIFICANCE_BITS - 1))
         every, found = self._table()
         labelled = found[:, 0] >= self._sky.label_snr

@@ -248,9 +248,9 @@ def _k_image(galsim: Any, seen: Any, half: int) -> tuple[Any, int]:
     """
     least, enough = max(2 * half + 2, seen.gsparams.minimum_fft_size), max(4 * half + 2, LONG_PERIOD)
     size = galsim.Image.good_fft_size(max(min(seen.getGoodImageSize(1.0), enough), least))
-    step = 2 * math.pi / size
-    side = size if math.pi > seen.maxk else 2 * math.ceil(seen.maxk / step)
-    return galsim.ImageCF(galsim.BoundsI(0, side // 2, -side // 2, side // 2), scale=step), size
+    # In quarters of the pixels' own frequencies, so that the transforms of PSFs that are kept serve many objects.
+    side = size * max(4, math.ceil(4 * seen.maxk / math.pi)) // 4
+    return galsim.ImageCF(galsim.BoundsI(0, side // 2, -side // 2, side // 2), scale=2 * math.pi / size), size
 
 
 def _transform_like(psf: Any, like: Any) -> np.ndarray:
