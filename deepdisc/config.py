@@ -90,7 +90,7 @@ def from_yaml(text: str, source: str = "config") -> DictConfig:
 
 
 def shipped(name: str) -> Path:
-    """Return where a file of `configs/`, `model_zoo/` or `datasets/` lies: in the repository, or in the installed package."""
+    """Return where a file of `configs`, `model_zoo` or `datasets` lies: in the repository or the installed package."""
     package = Path(__file__).parent
     installed = package / "_shipped"
     return (installed if installed.is_dir() else package.parent) / name
