@@ -1,4 +1,4 @@
-"""What an evaluation takes from the pixels, if the caller has them: sums in boxes, coverage, a picture.
+"""What an evaluation takes from the pixels, if the caller has them: sums in boxes, coverage.
 
 The mosaic is anything with `bands` (names), `shape` (height, width) and `read(y0, x0, y1, x1)` that gives `image`,
 `variance` (C, h, w; nJy, nJy^2) and `mask` (C, h, w; True = no data). Boxes are `x0, y0, x1, y1` in pixel-edge
@@ -7,12 +7,9 @@ coordinates of the mosaic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
-from deepdisc.bands import rgb_bands
 from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.photometry import mag_from_njy
 
@@ -89,32 +86,3 @@ def without_data(mosaic, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             masked = np.asarray(mosaic.read(top, 0, bottom, width).mask).all(0)
             empty[chosen] = masked[row[chosen].astype(int) - top, column[chosen].astype(int)]
     return empty
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A rectangle of the mosaic for the report.
-
-    Attributes:
-        image: (3, h, w) float, red, green, blue in nJy (or (h, w, 3) already in 0..1 as `rgb`).
-        origin: (x0, y0) of its first pixel in the mosaic.
-        bands: the names of the three bands, red first.
-    """
-
-    image: np.ndarray
-    origin: tuple[int, int]
-    bands: tuple[str, ...]
-
-
-def picture(mosaic, pred: pd.DataFrame, side: int = 480) -> Picture:
-    """The part of the mosaic shown in the report: all of a small one, else a square around the median detection."""
-    height, width = mosaic.shape
-    h, w = min(side, height), min(side, width)
-    x, y = (width / 2, height / 2)
-    if len(pred) and {"x", "y"} <= set(pred.columns):
-        x, y = np.nanmedian(pred["x"]), np.nanmedian(pred["y"])
-    x0 = int(np.clip(x - w / 2, 0, width - w))
-    y0 = int(np.clip(y - h / 2, 0, height - h))
-    chosen = rgb_bands(list(mosaic.bands))
-    image = np.asarray(mosaic.read(y0, x0, y0 + h, x0 + w).image)
-    return Picture(image[[list(mosaic.bands).index(band) for band in chosen]], (x0, y0), tuple(chosen))

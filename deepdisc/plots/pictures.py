@@ -1,4 +1,4 @@
-"""Pictures of the sky: colour composites, fields and tiles with outlines, stamps."""
+"""Pictures of the sky: colour composites, tiles with outlines, stamps."""
 
 from __future__ import annotations
 
@@ -51,70 +51,6 @@ def _noise(plane: np.ndarray) -> float:
     """Robust standard deviation of the sky; a tiny number, not 0, for a constant plane."""
     values = plane[plane != 0] if np.any(plane) else plane.ravel()
     return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 1e-30)
-
-
-def field(
-    rgb: np.ndarray,
-    origin: tuple[int, int],
-    boxes: np.ndarray,
-    kinds: np.ndarray,
-    missed: np.ndarray,
-    outlines: np.ndarray | None = None,
-) -> Figure:
-    """The field beside the field with outlines.
-
-    Args:
-        rgb: (h, w, 3) in 0..1.
-        origin: (x0, y0) of the picture in the mosaic.
-        boxes: (N, 4) detections, pixel-edge coordinates of the mosaic.
-        kinds: (N,) of "correct", "false", "excused".
-        missed: (M, 2) positions of missed true objects, 0-based pixel centres of the mosaic.
-        outlines: (h, w) labels of the picture's pixels: drawn instead of the boxes of correct detections.
-    """
-    h, w = rgb.shape[:2]
-    x0, y0 = origin
-    figure = Figure(figsize=(11.5, 11.5 / 2 * h / w + 0.55), layout="constrained")
-    extent = (x0, x0 + w, y0, y0 + h)
-    plain, drawn = figure.subplots(1, 2)
-    for axes in (plain, drawn):
-        axes.imshow(rgb, origin="lower", extent=extent, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    colors = {"correct": "#4ade80", "false": "#f87171", "excused": "#cbd5e1"}
-    near = (boxes[:, 2] > x0) & (boxes[:, 0] < x0 + w) & (boxes[:, 3] > y0) & (boxes[:, 1] < y0 + h)
-    for kind, color in colors.items():
-        chosen = boxes[near & (kinds == kind)]
-        if kind == "correct" and outlines is not None:
-            drawn.add_collection(LineCollection(label_borders(outlines, origin), colors=color, linewidths=0.8))
-        else:
-            patches = [Rectangle((b[0], b[1]), b[2] - b[0], b[3] - b[1]) for b in chosen]
-            drawn.add_collection(PatchCollection(patches, facecolor="none", edgecolor=color, linewidth=1.0))
-    inside = (missed[:, 0] > x0) & (missed[:, 0] < x0 + w) & (missed[:, 1] > y0) & (missed[:, 1] < y0 + h)
-    drawn.scatter(*(missed[inside] + 0.5).T, s=60, marker="o", facecolor="none", edgecolor="#fde047", linewidth=1.2)
-    drawn.set(xlim=(x0, x0 + w), ylim=(y0, y0 + h))
-    shown = {kind: int((near & (kinds == kind)).sum()) for kind in colors}
-    names = {"correct": "right", "false": "false", "excused": "of faint objects"}
-    handles = [
-        drawn.plot([], [], color=color, marker="s", markersize=9, markerfacecolor="none", linestyle="")[0]
-        for color in (*colors.values(), "#fde047")
-    ]
-    handles[-1].set_marker("o")
-    labels = [f"{names[kind]} ({shown[kind]})" for kind in colors] + [f"missed ({int(inside.sum())})"]
-    drawn.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncol=4,
-        fontsize=9,
-        frameon=False,
-        handletextpad=0.3,
-    ).set_in_layout(True)
-    for text in drawn.get_legend().get_texts():
-        text.set_color(INK)
-    return figure
 
 
 def label_borders(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""Diagrams of scores: predicted against true redshifts, PIT, fractions in bins, purity against completeness."""
+"""Diagrams of scores: predicted against true redshifts, purity against completeness."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepdisc.plots.style import BLUE, GREEN, GREY, INK, ORANGE, RED, SIDES, axes_of
+from deepdisc.plots.style import INK, RED, SIDES, axes_of
 
 
 def redshifts(z_phot: np.ndarray, z_true: np.ndarray, label: str = "predicted redshift") -> Figure:
@@ -47,66 +47,6 @@ def _density(x: np.ndarray, y: np.ndarray, limit: float) -> np.ndarray:
     counts = np.zeros((60, 60))
     np.add.at(counts, tuple(cells), 1)
     return np.log(counts[tuple(cells)])
-
-
-def pit(values: np.ndarray, bins: int = 20) -> Figure:
-    """Histogram of PIT values, with the 1- and 2-sigma range expected of honest PDFs."""
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    axes = axes_of(figure, 111)
-    counts, edges = np.histogram(values, bins=bins, range=(0, 1))
-    expected = len(values) / bins
-    spread = np.sqrt(expected * (1 - 1 / bins))
-    scale = expected or 1.0
-    for k, alpha in ((2, 0.18), (1, 0.28)):
-        axes.axhspan(
-            (expected - k * spread) / scale, (expected + k * spread) / scale, color=GREY, alpha=alpha, linewidth=0
-        )
-    axes.stairs(counts / scale, edges, fill=True, color=BLUE, alpha=0.35)
-    axes.stairs(counts / scale, edges, color=BLUE, linewidth=1.4)
-    axes.axhline(1, color=INK, linewidth=1, linestyle="--")
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0, None),
-        xlabel="PIT: predicted probability below the true redshift",
-        ylabel="objects / expected",
-    )
-    axes.text(
-        0.98, 0.95, f"{len(values):,} objects", transform=axes.transAxes, ha="right", va="top", fontsize=9, color=INK
-    )
-    return figure
-
-
-def fractions(
-    panels: Sequence[tuple[str, str, Mapping[str, Sequence[Mapping[str, float]]]]],
-    logarithmic: Sequence[bool] | None = None,
-) -> Figure:
-    """Fractions in bins with their 68 % intervals, panel beside panel.
-
-    Args:
-        panels: (x label, y label, {name: rows of `detection.binned_fraction`}); one colour per name.
-        logarithmic: whether each panel's x axis is.
-    """
-    logarithmic = logarithmic or [False] * len(panels)
-    figure = Figure(figsize=(5.2 * len(panels), 3.4), layout="constrained")
-    for i, (xlabel, ylabel, curves) in enumerate(panels):
-        axes = axes_of(figure, 1, len(panels), i + 1)
-        for color, (name, rows) in zip((BLUE, ORANGE, GREEN, RED), curves.items(), strict=False):
-            if not rows:
-                continue
-            x = np.array([row["median"] for row in rows])
-            y, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
-            axes.errorbar(
-                x, y, yerr=np.clip((y - low, high - y), 0, None), color=color, marker="o", markersize=4.5,
-                linewidth=1.5, elinewidth=1.2, capsize=2.5, label=name,
-            )  # fmt: skip
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.04))
-        if logarithmic[i]:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.tick_params(axis="x", which="minor", labelbottom=False)
-        if len(curves) > 1 or any(name for name in curves):
-            axes.legend(fontsize=9, frameon=False, loc="best")
-    return figure
 
 
 def purity_against_completeness(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str) -> Figure:
