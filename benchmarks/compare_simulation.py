@@ -46,7 +46,7 @@ SKIES = {
 }
 SHEAR = {"g1": 0.02, "g2": -0.01, "kappa": 0.0}
 SPECTRUM_ERROR = 1e-3  # to which the spectra are thinned, relative
-INDICES, RATIOS, SIZES_PIX = (0.5, 1.0, 2.5, 4.0, 6.0), (0.1, 0.4, 1.0), (0.2, 1.0, 4.0, 12.0)
+INDICES, RATIOS, SIZES_PIX = (0.5, 1.0, 2.5, 4.0, 6.0), (0.1, 0.4, 1.0), (0.2, 1.0, 5.0)
 
 
 class Chromatic:
