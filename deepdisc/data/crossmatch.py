@@ -12,7 +12,6 @@ import numpy as np
 
 from deepdisc.matching import assign, chord, close_pairs, sky_vectors
 
-UNITS = ("arcsec", "pix")
 _HISTOGRAM_BINS = 10
 _CHANCE_SHIFT = 7.0  # radii by which a catalogue is displaced to count the matches by chance
 
