@@ -14,7 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from deepdisc.structures import Instances, box_centers
+from deepdisc.heads.windows import Windows, iterate_windows
+from deepdisc.structures import Instances
 
 
 class AperturePhotometry(nn.Module):
@@ -69,20 +70,15 @@ class AperturePhotometry(nn.Module):
         Returns:
             (R, num_outputs) float32, objects of all images one after the other.
         """
-        rows = []
-        for i, objects in enumerate(instances):
-            boxes = getattr(objects, box_field)
-            image = tuple(pixels[name][i] for name in ("flux", "variance", "valid"))
-            # Windows of a crowded tile would need gigabytes at once.
-            rows += [self._measure(image, box_centers(part)) for part in boxes.split(512)]
+        # Native pixels always: the apertures are a few pixels wide.
+        chunks = iterate_windows(pixels, instances, box_field, self.window, coarsest=1)
+        rows = [self._measure(windows) for windows in chunks]
         return torch.cat(rows) if rows else self.offsets.new_zeros((0, self.num_outputs))
 
-    def _measure(self, image: tuple[Tensor, Tensor, Tensor], centers: Tensor) -> Tensor:
-        """Outputs (R, num_outputs) for positions (R, 2) in edge coordinates of one image."""
-        if len(centers) == 0:
-            return self.offsets.new_zeros((0, self.num_outputs))
-        flux, variance, valid, centers = self._windows(image, centers)
-        centers = self._recenter(flux, variance, valid, centers)
+    def _measure(self, windows: Windows) -> Tensor:
+        """Outputs (R, num_outputs) of objects."""
+        flux, variance, valid = windows.flux, windows.variance, windows.valid
+        centers = self._recenter(flux, variance, valid, windows.offset)
         columns = []
         for sigma in self.sigmas_pix:
             weight = self._gaussian(centers, sigma)[:, None] * valid
@@ -94,20 +90,6 @@ class AperturePhotometry(nn.Module):
             columns += [magnitude / 4 - 1, magnitude.diff(dim=1), torch.asinh(total / error) * measured / 3]
         columns.append(valid.float().mean((-2, -1)))
         return torch.cat(columns, dim=1)
-
-    def _windows(self, image: tuple[Tensor, Tensor, Tensor], centers: Tensor) -> tuple[Tensor, ...]:
-        """Cut S x S windows (R, C, S, S) and express the centres relative to the window's middle pixel centre."""
-        height, width = image[0].shape[-2:]
-        middle = centers.floor()
-        grid_x = (middle[:, 0, None] + self.offsets).long()
-        grid_y = (middle[:, 1, None] + self.offsets).long()
-        inside = ((grid_y >= 0) & (grid_y < height))[:, :, None] & ((grid_x >= 0) & (grid_x < width))[:, None, :]
-        rows, columns = grid_y.clamp(0, height - 1)[:, :, None], grid_x.clamp(0, width - 1)[:, None, :]
-        flux, variance, valid = (part[:, rows, columns].transpose(0, 1) for part in image)
-        valid = valid & inside[:, None]
-        flux = torch.where(valid, flux, torch.zeros_like(flux)).float()
-        variance = torch.where(valid, variance, torch.zeros_like(variance)).float()
-        return flux, variance, valid, centers - middle - 0.5
 
     def _gaussian(self, centers: Tensor, sigma: float) -> Tensor:
         """Weights (R, S, S) of a circular Gaussian at the centres (R, 2)."""
