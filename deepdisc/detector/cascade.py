@@ -36,6 +36,7 @@ class CascadeROIHeads(ROIHeads):
         batch_size_per_image: int = 512,
         positive_fraction: float = 0.25,
         chunk_size: int = 1024,
+        views_per_object: int = 0,
     ):
         """Assemble the heads: one matcher, box head and (class-agnostic) predictor for each stage; else as `ROIHeads`.
 
@@ -63,6 +64,7 @@ class CascadeROIHeads(ROIHeads):
             batch_size_per_image=batch_size_per_image,
             positive_fraction=positive_fraction,
             chunk_size=chunk_size,
+            views_per_object=views_per_object,
         )
         self.later_matchers = list(proposal_matchers[1:])
 

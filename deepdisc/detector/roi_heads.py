@@ -39,6 +39,7 @@ class ROIHeads(nn.Module):
         batch_size_per_image: int = 512,
         positive_fraction: float = 0.25,
         chunk_size: int = 1024,
+        views_per_object: int = 0,
     ):
         """Assemble the heads.
 
@@ -49,13 +50,16 @@ class ROIHeads(nn.Module):
             box_head: pooled regions -> features.
             box_predictor: features -> class and box.
             mask_head: the head of masks, or None.
-            heads: further heads by name.
+            heads: further heads by name, in the order in which they run: each sees what those before it measured.
             batch_size_per_image: proposals of an image in the losses.
             positive_fraction: largest fraction of these that match an object.
             chunk_size: proposals that are classified at a time in prediction, which bounds the memory.
+            views_per_object: at most so many proposals of each object, drawn at random, go to the further heads in
+                training: several views of the same pixels teach little and cost as much. 0 = all. The mask's head
+                always gets all.
 
         Raises:
-            InputError: parts of another number of classes.
+            InputError: parts of another number of classes; a head that needs what no head before it measures.
         """
         super().__init__()
         self.num_classes = num_classes
@@ -68,6 +72,10 @@ class ROIHeads(nn.Module):
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.chunk_size = chunk_size
+        self.views_per_object = views_per_object
+        if type(views_per_object) is not int or views_per_object < 0:
+            raise InputError(f"views_per_object={views_per_object} must be an integer; 0 takes all views")
+        check_order(self.heads)
         if num_classes < 1:
             raise InputError(f"num_classes={num_classes}: there must be at least one class")
         for part in [*box_predictor.modules(), mask_head]:
@@ -103,7 +111,11 @@ class ROIHeads(nn.Module):
             sampled.append(regions)
             foreground.append(_with_maps(objects, objects.proposal_boxes, values))
         losses = self.box_losses(features, sampled, targets)
-        for head in self.all_heads().values():
+        if self.mask_head is not None:
+            losses.update(self.mask_head.losses(features, foreground))
+        if self.views_per_object and len(self.heads):
+            foreground = [_limit_views(objects, self.views_per_object) for objects in foreground]
+        for head in self.heads.values():
             losses.update(head.losses(features, foreground))
         return losses
 
@@ -120,7 +132,7 @@ class ROIHeads(nn.Module):
 
         Returns:
             all sampled regions (objects first) with `proposal_boxes`, `gt_classes` and `gt_boxes`, and the objects
-            among them with every `gt_*` field of their matches.
+            among them with every `gt_*` field of their matches and `gt_object`, the index of the match in `target`.
         """
         boxes = torch.cat((proposals.proposal_boxes, target.gt_boxes.to(proposals.proposal_boxes)))
         true_logits = proposals.objectness_logits.new_full((len(target),), TRUE_BOX_LOGIT)
@@ -141,6 +153,7 @@ class ROIHeads(nn.Module):
         for name, value in target[index[positive]].fields().items():
             if name.startswith("gt_"):
                 objects.set(name, value)
+        objects.gt_object = index[positive]
         return regions, objects
 
     def match(self, matcher: Matcher, boxes: Tensor, target: Instances) -> tuple[Tensor, Tensor]:
@@ -182,6 +195,34 @@ class ROIHeads(nn.Module):
         """
         logits, deltas = self.box_predictor(self.box_head(self.box_pooler(features, [boxes])))
         return logits.float().softmax(dim=1), self.box_predictor.box_coder.decode(deltas, boxes)
+
+
+def check_order(heads: Mapping[str, nn.Module]) -> None:
+    """Check that every head runs after those whose fields it reads (`adds` and `needs` of `Head`).
+
+    Raises:
+        InputError: one does not; names both heads, or the missing field.
+    """
+    known: set[str] = set()
+    for name, head in heads.items():
+        for field in getattr(head, "needs", ()):
+            if field in known:
+                continue
+            makers = [other for other, maker in heads.items() if field in getattr(maker, "adds", ())]
+            what = f"list {makers[0]!r} before {name!r}" if makers else "add the head that measures it before"
+            raise InputError(
+                f"the head {name!r} reads {field!r}, which none of the heads before it measures (heads, in their "
+                f"order: {', '.join(heads)}): {what} in roi_heads.heads"
+            )
+        known.update(getattr(head, "adds", ()))
+
+
+def _limit_views(objects: Instances, count: int) -> Instances:
+    """At most `count` random proposals of each true object (`gt_object`) of one image, in their order."""
+    shuffled = torch.randperm(len(objects), device=objects.gt_object.device)
+    ids, by_object = objects.gt_object[shuffled].sort(stable=True)
+    rank = torch.arange(len(ids), device=ids.device) - torch.searchsorted(ids, ids)
+    return objects[shuffled[by_object[rank < count]].sort().values]
 
 
 def _with_maps(instances: Instances, boxes: Tensor, maps: dict[str, Tensor]) -> Instances:
