@@ -21,6 +21,7 @@ from baselines import colour_features, train_forest, training_rows
 from deepdisc.catalog import read
 from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.comparison import redshift_rows, table_text
 from deepdisc.evaluation.photoz import POINT_ESTIMATES
 from deepdisc.evaluation.scoring import prepare, score
@@ -73,7 +74,7 @@ def main() -> int:
             [args.prediction], args.field / "truth.parquet", mosaic=mosaic, match_by="pixels",
             max_distance_pix=args.max_distance_pix,
         )  # fmt: skip
-        scored = score(side, setting, replicates=2, seed=0)
+        scored = score(side, setting, Resampling(2))
         pairs = scored.assessment.pairs
         truth = setting.truth.iloc[pairs.truth]
         ours = scored.pred[args.estimate].to_numpy(float)[pairs.pred]
@@ -90,7 +91,7 @@ def main() -> int:
     ]
     for label, chosen in (("all matched", snr > 0), ("S/N > 10", snr > 10), ("S/N > 30", snr > 30)):
         for name, guess in (("random forest", theirs), ("constant guess", constant)):
-            rows = redshift_rows(ours[chosen], guess[chosen], z_true[chosen], replicates=args.replicates)
+            rows = redshift_rows(ours[chosen], guess[chosen], z_true[chosen], Resampling(args.replicates))
             texts.append(f"{label}: {chosen.sum():,} objects\n\n{table_text(rows, ('deepdisc', name))}\n")
     text = "\n".join(texts)
     print(text)

@@ -23,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling
 from deepdisc.matching import Pairs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -188,8 +189,7 @@ def average_precision(
     required: np.ndarray,
     *,
     areas: tuple[np.ndarray, np.ndarray] | None = None,
-    replicates: int = 100,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """`ap`, `ap50`, `ap75` with `_err` (bootstrap over groups of overlapping objects), the counts, and AP by size.
 
@@ -200,8 +200,7 @@ def average_precision(
         required: (T,) bool, true objects that must be found.
         areas: (P,) and (T,) square pixels, for `by_size`: AP of the true objects in each of `AREA_RANGES`; as COCO has
             it, a detection outside of the range that matches none of them counts neither way.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
+        resampling: how the errors are drawn.
     """
     if "score" not in pred.columns or not np.isfinite(pred["score"].to_numpy(float)).all():
         return {
@@ -214,7 +213,7 @@ def average_precision(
         "available": True,
         "n_truth": int(required.sum()),
         "n_pred": len(pred),
-        **_figures(matched, replicates, seed),
+        **_figures(matched, resampling),
     }
     if areas is not None:
         result["by_size"] = {}
@@ -224,15 +223,16 @@ def average_precision(
             result["by_size"][name] = {
                 "area_pix": [low, high],
                 "n_truth": int((required & inside[1]).sum()),
-                **_figures(part, replicates, seed),
+                **_figures(part, resampling),
             }
     return result
 
 
-def _figures(matched: MatchedDetections, replicates: int, seed: int) -> dict[str, float]:
+def _figures(matched: MatchedDetections, resampling: Resampling) -> dict[str, float]:
     n_groups = max(matched.group.max(initial=0), matched.truth_group.max(initial=0)) + 1
-    rng = np.random.default_rng(seed)
-    samples = [_summary(matched.average_precision(rng.poisson(1.0, n_groups).astype(float))) for _ in range(replicates)]
+    rng = np.random.default_rng(resampling.seed)
+    draws = (rng.poisson(1.0, n_groups).astype(float) for _ in range(resampling.replicates))
+    samples = [_summary(matched.average_precision(draw)) for draw in draws]
     values, errors = _summary(matched.average_precision()), np.std(samples, axis=0, ddof=1)
     result = {}
     for name, value, error in zip(("ap", "ap50", "ap75"), values, errors, strict=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepdisc.evaluation.bootstrap import Statistic, fraction, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, Statistic, fraction, with_errors
 
 
 def binned_fraction(values: np.ndarray, success: np.ndarray, edges: np.ndarray) -> list[dict[str, float]]:
@@ -20,9 +20,7 @@ def binned_statistic(
     edges: np.ndarray,
     statistic: Statistic,
     *columns: np.ndarray,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> list[dict[str, float]]:
     """A statistic of `columns` (N,) per bin of `values`: `from`, `to`, `median`, `n`, and each figure with its error.
 
@@ -31,16 +29,12 @@ def binned_statistic(
         edges: of the bins, increasing.
         statistic: see `bootstrap`.
         columns: handed to it.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels, see `bootstrap`.
+        resampling: how the errors are drawn.
     """
     rows = []
     for place, inside in _bins(values, edges):
-        part = None if blocks is None else blocks[inside]
-        figures = with_errors(
-            statistic, *(column[inside] for column in columns), replicates=replicates, seed=seed, blocks=part
-        )
+        chosen = (column[inside] for column in columns)
+        figures = with_errors(statistic, *chosen, resampling=resampling.of(inside))
         rows.append({**place, "n": int(inside.sum()), **figures})
     return rows
 

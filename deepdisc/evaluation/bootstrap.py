@@ -13,6 +13,7 @@ blocks (labels of fields, tiles or sky areas) are then resampled as a whole (Kun
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.stats import binom_conf_interval
@@ -30,36 +31,60 @@ SHARES = ("eta_", "coverage_", "pull_beyond_", "pit_outliers")
 Statistic = Callable[..., Mapping[str, float]]
 
 
-def bootstrap(
-    statistic: Statistic,
-    *columns: np.ndarray,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Resampling:
+    """How objects are drawn again for an error.
+
+    Attributes:
+        replicates: number R of resamplings; fewer, but at least 50, of more than 20,000 objects.
+        seed: of the resampling; the same seed gives the same numbers.
+        blocks: (N,) labels of the objects: whole blocks are drawn; None: objects are.
+    """
+
+    replicates: int = 200
+    seed: int = 0
+    blocks: np.ndarray | None = None
+
+    def of(self, rows: np.ndarray) -> Resampling:
+        """The same for some of the objects (numbers or bool)."""
+        return self if self.blocks is None else replace(self, blocks=np.asarray(self.blocks)[rows])
+
+    def drawn(self, n: int) -> Iterator[np.ndarray]:
+        """The rows (of n) of each resampling; nothing at all for fewer than two objects or blocks."""
+        members = None if self.blocks is None else _members(self.blocks)
+        if (n if members is None else len(members)) < 2:
+            return
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.affordable(n)):
+            if members is None:
+                yield rng.integers(0, n, n)
+            else:
+                yield np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+
+    def affordable(self, n: int) -> int:
+        """The number of resamplings of n objects."""
+        return min(self.replicates, max(_LEAST_REPLICATES, _MOST_DRAWN // max(n, 1)))
+
+
+DEFAULT = Resampling()
+
+
+def bootstrap(statistic: Statistic, *columns: np.ndarray, resampling: Resampling = DEFAULT) -> dict[str, np.ndarray]:
     """Values of a statistic on resampled objects (Efron 1979).
 
     Args:
         statistic: called with the resampled columns, returns named numbers.
         columns: arrays of equal length; each row is one object (paired columns stay together).
-        replicates: number R of resamplings; fewer, but at least 50, of more than 20,000 objects.
-        seed: of the resampling; the same seed gives the same numbers.
-        blocks: (N,) labels: whole blocks are drawn instead of objects.
+        resampling: how rows are drawn.
 
     Returns:
         name -> (R,) values; NaN everywhere when there are fewer than two objects or blocks.
     """
     n = len(columns[0])
-    replicates = _affordable(n, replicates)
-    members = None if blocks is None else _members(blocks)
-    if (n if members is None else len(members)) < 2:
-        return {name: np.full(replicates, np.nan) for name in statistic(*columns)}
-    values = [statistic(*(column[drawn] for column in columns)) for drawn in _resamplings(n, members, replicates, seed)]
+    values = [statistic(*(column[rows] for column in columns)) for rows in resampling.drawn(n)]
+    if not values:
+        return {name: np.full(resampling.affordable(n), np.nan) for name in statistic(*columns)}
     return {name: np.array([value[name] for value in values], dtype=float) for name in values[0]}
-
-
-def _affordable(n: int, replicates: int) -> int:
-    return min(replicates, max(_LEAST_REPLICATES, _MOST_DRAWN // max(n, 1)))
 
 
 def _members(blocks: np.ndarray) -> list[np.ndarray]:
@@ -69,26 +94,13 @@ def _members(blocks: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(order) else []
 
 
-def _resamplings(n: int, members: list[np.ndarray] | None, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    for _ in range(replicates):
-        if members is None:
-            yield rng.integers(0, n, n)
-        else:
-            yield np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+def resampling_weights(n: int, resampling: Resampling) -> np.ndarray:
+    """How often each of n objects is drawn, (R, n): the same resamplings as `bootstrap`, for sums over objects.
 
-
-def resampling_weights(n: int, replicates: int, seed: int = 0, blocks: np.ndarray | None = None) -> np.ndarray:
-    """How often each object is drawn, (R, N): the same resamplings as `bootstrap`, for sums over objects."""
-    replicates = _affordable(n, replicates)
-    members = None if blocks is None else _members(blocks)
-    weights = [np.bincount(drawn, minlength=n) for drawn in _resamplings(n, members, replicates, seed)]
-    return np.array(weights, np.float32).reshape(replicates, n)
-
-
-def of_rows(options: dict, rows: np.ndarray) -> dict:
-    """The keywords `replicates`, `seed`, `blocks` for some of the rows (numbers or bool)."""
-    return options if options["blocks"] is None else {**options, "blocks": np.asarray(options["blocks"])[rows]}
+    R is 0 for fewer than two objects or blocks.
+    """
+    weights = [np.bincount(rows, minlength=n) for rows in resampling.drawn(n)]
+    return np.array(weights, np.float32).reshape(len(weights), n)
 
 
 def summarize(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -104,20 +116,14 @@ def summarize(values: Mapping[str, float], samples: Mapping[str, np.ndarray]) ->
     return result
 
 
-def with_errors(
-    statistic: Statistic,
-    *columns: np.ndarray,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
-) -> dict[str, float]:
+def with_errors(statistic: Statistic, *columns: np.ndarray, resampling: Resampling = DEFAULT) -> dict[str, float]:
     """The statistic's values with `_err`, `_low` and `_high` from `bootstrap`; arguments as there.
 
     Where none or all of the objects have what a share counts, so do all resamplings, and the share would seem to be
     known exactly: Wilson's interval takes the place of theirs.
     """
     values = statistic(*columns)
-    samples = bootstrap(statistic, *columns, replicates=replicates, seed=seed, blocks=blocks)
+    samples = bootstrap(statistic, *columns, resampling=resampling)
     result = summarize(values, samples)
     n = len(columns[0])
     for name, value in values.items():
@@ -225,9 +231,7 @@ def paired_differences(
     shared: Sequence[np.ndarray] = (),
     *,
     ratios: Sequence[str] = (),
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict[str, dict]:
     """What sets two catalogues of the same objects apart: both are resampled together, so that common scatter cancels.
 
@@ -237,9 +241,7 @@ def paired_differences(
         b: the same columns of the second.
         shared: columns of the truth.
         ratios: names for which the ratio a / b tells more than the difference a - b (scatters).
-        replicates: number of resamplings.
-        seed: of the resampling.
-        blocks: as in `bootstrap`.
+        resampling: how rows are drawn.
 
     Returns:
         name -> `a`, `a_err`, `b`, `b_err`, `n`, and `difference`: `kind` ("difference" or "ratio"), `value`, `low` and
@@ -253,7 +255,7 @@ def paired_differences(
 
     columns = (*a, *b, *shared)
     values = both(*columns)
-    samples = bootstrap(both, *columns, replicates=replicates, seed=seed, blocks=blocks)
+    samples = bootstrap(both, *columns, resampling=resampling)
     summary = summarize(values, samples)
     result = {}
     for name in (key[2:] for key in values if key.startswith("a ")):

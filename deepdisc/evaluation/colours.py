@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deepdisc.evaluation.bins import binned_statistic, even_edges
-from deepdisc.evaluation.bootstrap import of_rows, quantiles, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, quantiles, with_errors
 from deepdisc.evaluation.classes import class_names
 from deepdisc.evaluation.flux import bands_of, flux_of, sigma_68
 from deepdisc.photometry import mag_from_njy
@@ -41,9 +41,7 @@ def score_colours(
     truth: pd.DataFrame,
     *,
     bands: list[str] | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """Colours of neighbouring bands of matched objects, and the stellar locus.
 
@@ -51,9 +49,7 @@ def score_colours(
         pred: predicted catalogue with fluxes or magnitudes; row i is matched to ...
         truth: ... row i of the truth; its classes tell stars from galaxies.
         bands: default all that both have, from blue to red.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels of fields or areas that are resampled as a whole; default objects.
+        resampling: how the errors are drawn.
 
     Returns:
         The `colour` part of metrics.json: `by_colour` {"g-r": {...}}, each with the figures of `colour_metrics`, `n`,
@@ -63,15 +59,14 @@ def score_colours(
     bands = bands_of(pred, truth) if bands is None else bands
     if len(bands) < 2:
         return {"available": False, "reason": "the catalogues have fewer than two bands in common"}
-    options = {"replicates": replicates, "seed": seed, "blocks": None if blocks is None else np.asarray(blocks)}
     sides = [{band: mag_from_njy(flux_of(side, band)) for band in bands} for side in (pred, truth)]
     names = class_names(truth)
     loci = {}
     for a, b, c in zip(bands, bands[1:], bands[2:], strict=False):
-        loci[f"{a}-{b}, {b}-{c}"] = _score_locus(*([m[a] - m[b], m[b] - m[c]] for m in sides), names, options)
+        loci[f"{a}-{b}, {b}-{c}"] = _score_locus(*([m[a] - m[b], m[b] - m[c]] for m in sides), names, resampling)
     return {
         "available": True,
-        "by_colour": {f"{a}-{b}": _score_colour(*sides, a, b, names, options) for a, b in pairwise(bands)},
+        "by_colour": {f"{a}-{b}": _score_colour(*sides, a, b, names, resampling) for a, b in pairwise(bands)},
         "stellar_locus": loci,
     }
 
@@ -82,14 +77,14 @@ def _score_colour(
     a: str,
     b: str,
     names: np.ndarray | None,
-    options: dict,
+    resampling: Resampling,
 ) -> dict:
     colour, true_colour = measured[a] - measured[b], true[a] - true[b]
     known = np.isfinite(true_colour)
     used = known & np.isfinite(colour)
 
     def figures(rows: np.ndarray) -> dict:
-        values = with_errors(colour_metrics, colour[rows], true_colour[rows], **of_rows(options, rows))
+        values = with_errors(colour_metrics, colour[rows], true_colour[rows], resampling=resampling.of(rows))
         return {"n": int(rows.sum()), **values}
 
     classes = np.unique(names[used]) if names is not None else []
@@ -102,7 +97,12 @@ def _score_colour(
         },
         "by_class": {str(name): figures(used & (names == name)) for name in classes},
         "by_magnitude": binned_statistic(
-            magnitude, even_edges(magnitude), colour_metrics, colour[used], true_colour[used], **of_rows(options, used)
+            magnitude,
+            even_edges(magnitude),
+            colour_metrics,
+            colour[used],
+            true_colour[used],
+            resampling=resampling.of(used),
         ),
     }
 
@@ -132,7 +132,9 @@ def locus_width(x: np.ndarray, y: np.ndarray) -> float:
     return sigma_68(distance)
 
 
-def _score_locus(measured: list[np.ndarray], true: list[np.ndarray], names: np.ndarray | None, options: dict) -> dict:
+def _score_locus(
+    measured: list[np.ndarray], true: list[np.ndarray], names: np.ndarray | None, resampling: Resampling
+) -> dict:
     """The widths of the locus of the same true stars, measured and true, `n` stars."""
     if names is None:
         return {"available": False, "reason": "the truth has no classes"}
@@ -145,4 +147,4 @@ def _score_locus(measured: list[np.ndarray], true: list[np.ndarray], names: np.n
         return {"width": locus_width(x, y), "width_truth": locus_width(true_x, true_y)}
 
     columns = [part[stars] for part in (*measured, *true)]
-    return {"available": True, "n": n, **with_errors(widths, *columns, **of_rows(options, stars))}
+    return {"available": True, "n": n, **with_errors(widths, *columns, resampling=resampling.of(stars))}

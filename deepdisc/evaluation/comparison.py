@@ -6,14 +6,14 @@ Intervals are paired: both sides are resampled together, so that what is common 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from deepdisc.evaluation.assessment import Assessor, column
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs
-from deepdisc.evaluation.bootstrap import fraction, of_rows, paired_differences
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, fraction, paired_differences
 from deepdisc.evaluation.flux import bands_of, flux_metrics, flux_of, pair_statistics
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdf_scores import pdf_metrics, pdf_scores
@@ -23,7 +23,7 @@ from deepdisc.evaluation.scoring import Scored, Setting, blocks_of
 
 
 def compare_scored(
-    a: Scored, b: Scored, setting: Setting, *, names: tuple[str, str], replicates: int = 200, seed: int = 0
+    a: Scored, b: Scored, setting: Setting, *, names: tuple[str, str], resampling: Resampling = DEFAULT
 ) -> dict:
     """Put two scored catalogues beside each other.
 
@@ -32,14 +32,13 @@ def compare_scored(
         b: the other.
         setting: under which both were scored.
         names: what to call the two.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
+        resampling: how the errors are drawn.
 
     Returns:
         `{"names", "detection": {...}, "redshift": {...}, "flux": {...}, "table": [rows]}`; see `table_text`.
     """
-    detection = compare_detections(a, b, setting, replicates=replicates, seed=seed)
-    both = CommonObjects.of(a, b, setting, replicates, seed)
+    detection = compare_detections(a, b, setting, resampling)
+    both = CommonObjects.of(a, b, setting, resampling)
     redshift, flux = compare_redshifts(both), compare_fluxes(both)
     rows = detection["rows"] + redshift.get("rows", []) + flux.get("rows", [])
     return {"names": list(names), "detection": detection, "redshift": redshift, "flux": flux, "table": rows}
@@ -53,16 +52,16 @@ class CommonObjects:
         a: rows of the first catalogue.
         b: of the second.
         truth: of the truth.
-        options: keywords of `paired_differences`, for all rows.
+        resampling: for all rows.
     """
 
     a: pd.DataFrame
     b: pd.DataFrame
     truth: pd.DataFrame
-    options: dict
+    resampling: Resampling
 
     @classmethod
-    def of(cls, a: Scored, b: Scored, setting: Setting, replicates: int, seed: int) -> CommonObjects:
+    def of(cls, a: Scored, b: Scored, setting: Setting, resampling: Resampling) -> CommonObjects:
         """Join two matchings by the row of the truth."""
         first, second = a.assessment.pairs, b.assessment.pairs
         rows, i, j = np.intersect1d(first.truth, second.truth, return_indices=True)
@@ -72,7 +71,7 @@ class CommonObjects:
         )
         a_rows, b_rows, truth = frames
         blocks = blocks_of(truth, setting.resample)
-        return cls(a_rows, b_rows, truth, {"replicates": replicates, "seed": seed, "blocks": blocks})
+        return cls(a_rows, b_rows, truth, replace(resampling, blocks=blocks))
 
 
 def row(quantity: str, a: dict, b: dict, difference: dict | None = None) -> dict:
@@ -86,7 +85,7 @@ def cell(value: float, err: float = float("nan"), n: int | None = None) -> dict:
 
 
 # --------------------------------------------------------------------------------------------------------- detections
-def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: int, seed: int) -> dict:
+def compare_detections(a: Scored, b: Scored, setting: Setting, resampling: Resampling) -> dict:
     """Both sides uncut, and at equal purity: completeness, blended pairs, with paired bootstrap differences."""
     truth, options = setting.truth, setting.options
     cut_a, cut_b, statement = at_equal_purity(a.pred, b.pred, truth, a.criterion, criterion_b=b.criterion, **options)
@@ -105,11 +104,11 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, *, replicates: in
     if snr is not None:
         groups[f"completeness at equal purity, S/N > {SNR_MIN:g}"] = setting.required & (snr > SNR_MIN)
     for label, chosen in groups.items():
-        rows.append(_paired(label, *(result.found[chosen] for result in results), replicates, seed))
+        rows.append(_paired(label, *(result.found[chosen] for result in results), resampling))
     pairs = {} if setting.fwhm_pix is None else blended_pairs(truth, results[0], setting.fwhm_pix)
     if "members" in pairs:
         both = [result.found[pairs["members"]].all(1) for result in results]
-        rows.append(_paired("blended pairs (S/N > 10, < 2 FWHM), both found", *both, replicates, seed))
+        rows.append(_paired("blended pairs (S/N > 10, < 2 FWHM), both found", *both, resampling))
     completeness = "completeness_snr10" if snr is not None else "completeness"
     curves = {}
     for side, scored in zip("ab", (a, b), strict=True):
@@ -143,11 +142,11 @@ def _fraction_cell(success: np.ndarray) -> dict:
     return cell(share["value"], share["err"], len(success))
 
 
-def _paired(label: str, a: np.ndarray, b: np.ndarray, replicates: int, seed: int) -> dict:
+def _paired(label: str, a: np.ndarray, b: np.ndarray, resampling: Resampling) -> dict:
     """Fractions (N,) of the same objects found by both sides, and their difference from paired resamplings."""
     if len(a) < 2:
         return row(label, cell(np.nan, n=len(a)), cell(np.nan, n=len(a)))
-    result = paired_differences(lambda found: {"share": found.mean()}, [a], [b], replicates=replicates, seed=seed)
+    result = paired_differences(lambda found: {"share": found.mean()}, [a], [b], resampling=resampling)
     # Wilson's errors of the sides: a bootstrap of all or nothing found would claim certainty.
     return row(label, _fraction_cell(a), _fraction_cell(b), result["share"]["difference"])
 
@@ -178,7 +177,7 @@ def compare_redshifts(both: CommonObjects) -> dict:
     z_a, z_b = (side[name].to_numpy(float) for side, name in zip((both.a, both.b), estimates, strict=True))
     z_true = both.truth["redshift"].to_numpy(np.float64)
     used = (z_true >= LEAST_TRUE) & (z_a > LEAST_PREDICTED) & (z_b > LEAST_PREDICTED)  # NaN compares as false
-    rows = redshift_rows(z_a[used], z_b[used], z_true[used], **of_rows(both.options, used))
+    rows = redshift_rows(z_a[used], z_b[used], z_true[used], resampling=both.resampling.of(used))
     pdf = _compare_pdfs(both, z_true, used)
     rows += pdf.get("rows", [])
     return {"available": True, "n": int(used.sum()), "estimates": estimates, "pdf": pdf, "rows": rows}
@@ -193,19 +192,15 @@ def _compare_pdfs(both: CommonObjects, z_true: np.ndarray, used: np.ndarray) -> 
     for side in found:
         rows = np.flatnonzero(used[side.usable])
         sides.append(list(pdf_scores(side.pdfs.take(rows), z_true[used]).values()))
-    options = of_rows(both.options, used)
-    result = paired_differences(pdf_metrics, *sides, ratios=("crps",), **options)
+    result = paired_differences(pdf_metrics, *sides, ratios=("crps",), resampling=both.resampling.of(used))
     return {"available": True, "n": int(used.sum()), "rows": _rows(result, PDF_LABELS)}
 
 
-def redshift_rows(
-    z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, *, replicates: int = 200, seed: int = 0, blocks=None
-) -> list[dict]:
+def redshift_rows(z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, resampling: Resampling = DEFAULT) -> list[dict]:
     """Rows of the table for two estimates of the same objects (N,), with paired bootstrap intervals of ratios."""
     result = paired_differences(
-        point_metrics, [z_a], [z_b], [z_true], ratios=("sigma_nmad", "sigma_iqr"), replicates=replicates, seed=seed,
-        blocks=blocks,
-    )  # fmt: skip
+        point_metrics, [z_a], [z_b], [z_true], ratios=("sigma_nmad", "sigma_iqr"), resampling=resampling
+    )
     return _rows(result, REDSHIFT_LABELS)
 
 
@@ -230,11 +225,11 @@ def compare_fluxes(both: CommonObjects) -> dict:
         flux_a, flux_b, true_flux = (flux_of(side, band) for side in (both.a, both.b, both.truth))
         used = np.isfinite(flux_a) & np.isfinite(flux_b) & (true_flux > 0)
         columns = ([flux_a[used]], [flux_b[used]], [true_flux[used]])
-        result = paired_differences(flux_metrics, *columns, ratios=("scatter",), **of_rows(both.options, used))
+        result = paired_differences(flux_metrics, *columns, ratios=("scatter",), resampling=both.resampling.of(used))
         labels = {"bias": f"flux bias, {band}", "scatter": f"flux scatter, {band}"}
         by_band[band] = {"n": int(used.sum()), "rows": _rows(result, labels)}
         rows += by_band[band]["rows"]
-    pairs = pair_statistics(both.a, both.b, bands=bands, **both.options)
+    pairs = pair_statistics(both.a, both.b, bands=bands, resampling=both.resampling)
     return {"available": True, "by_band": by_band, "pulls_between": pairs, "rows": rows}
 
 

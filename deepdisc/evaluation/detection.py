@@ -16,7 +16,7 @@ from deepdisc.evaluation.assessment import Assessment, column
 from deepdisc.evaluation.average_precision import average_precision
 from deepdisc.evaluation.bins import binned_fraction, even_edges, quantile_edges
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs, deblending, deblending_matrix
-from deepdisc.evaluation.bootstrap import fraction, named_fraction, quantiles, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, fraction, named_fraction, quantiles, with_errors
 from deepdisc.evaluation.classes import class_names, classification
 from deepdisc.evaluation.match import Criterion, common_groups
 from deepdisc.evaluation.overlaps import box_overlaps
@@ -41,8 +41,7 @@ def score_detections(
     shape: tuple[int, int] | None = None,
     outline_overlaps: Pairs | None = None,
     groups: tuple[np.ndarray, np.ndarray] | None = None,
-    replicates: int = 200,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """The `detection` part of metrics.json.
 
@@ -56,8 +55,7 @@ def score_detections(
         outline_overlaps: from `match.segmentation_overlaps`, for the AP of outlines.
         groups: numbers (G,) of true objects and of detections in each group of overlapping outlines, for a deblending
             matrix of these.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
+        resampling: how the errors are drawn.
     """
     required, counted = assessment.required, ~assessment.excused
     found, correct = assessment.found[required], assessment.correct[counted]
@@ -74,17 +72,19 @@ def score_detections(
         **_tables(pred, truth, assessment, magnitude),
         "by_class": _by_class(truth, assessment),
         "classification": classification(pred, truth, assessment, magnitude),
-        "position": _positions(pred, truth, assessment, replicates, seed),
+        "position": _positions(pred, truth, assessment, resampling),
         "false": {
             **false_detections.anatomy(assessment, overlaps),
-            "excess": false_detections.excess(pred, truth, assessment, magnitude=magnitude, shape=shape, seed=seed),
+            "excess": false_detections.excess(
+                pred, truth, assessment, magnitude=magnitude, shape=shape, seed=resampling.seed
+            ),
         },
         "iou": {
-            "boxes": _iou_distribution(assessment, overlaps, replicates, seed),
-            "outlines": _iou_distribution(assessment, outline_overlaps, replicates, seed),
+            "boxes": _iou_distribution(assessment, overlaps, resampling),
+            "outlines": _iou_distribution(assessment, outline_overlaps, resampling),
         },
-        "boxes": _precision(pred, truth, assessment, overlaps, _box_areas, _NO_BOXES, replicates, seed),
-        "outlines": _precision(pred, truth, assessment, outline_overlaps, _outline_areas, _NO_MAPS, replicates, seed),
+        "boxes": _precision(pred, truth, assessment, overlaps, _box_areas, _NO_BOXES, resampling),
+        "outlines": _precision(pred, truth, assessment, outline_overlaps, _outline_areas, _NO_MAPS, resampling),
     }
     for name in ("ap", "ap50", "ap75"):
         for figure in (name, f"{name}_err"):
@@ -137,7 +137,7 @@ def _by_class(truth: pd.DataFrame, assessment: Assessment) -> dict[str, dict]:
     return {str(name): fraction(assessment.found[assessment.required & (names == name)]) for name in np.unique(names)}
 
 
-def _positions(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, replicates: int, seed: int) -> dict:
+def _positions(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, resampling: Resampling) -> dict:
     """Median offset and scatter (1.4826 MAD) of matched positions, detection minus truth, pixels."""
     if not Criterion("pixels", 1.0).usable(pred, truth):
         return {"available": False, "reason": "one of the catalogues has no x, y"}
@@ -151,7 +151,7 @@ def _positions(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, 
         spread = np.median(np.abs(np.concatenate((dx - np.median(dx), dy - np.median(dy)))))
         return {"dx": np.median(dx), "dy": np.median(dy), "scatter": 1.4826 * spread}
 
-    return {"available": True, "n": len(offset), **with_errors(summary, *offset.T, replicates=replicates, seed=seed)}
+    return {"available": True, "n": len(offset), **with_errors(summary, *offset.T, resampling=resampling)}
 
 
 def _boxes_overlap(pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs | None:
@@ -162,7 +162,7 @@ def _boxes_overlap(pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs | None:
     return box_overlaps(*boxes, common_groups(pred, truth))
 
 
-def _iou_distribution(assessment: Assessment, overlaps: Pairs | None, replicates: int, seed: int) -> dict:
+def _iou_distribution(assessment: Assessment, overlaps: Pairs | None, resampling: Resampling) -> dict:
     """Intersection over union of the matched pairs: median with its error, quantiles, histogram; 0 where they miss."""
     if overlaps is None:
         return {"available": False, "reason": "not both sides have outlines of this kind"}
@@ -176,7 +176,7 @@ def _iou_distribution(assessment: Assessment, overlaps: Pairs | None, replicates
     return {
         "available": True,
         "n": len(iou),
-        **with_errors(_iou_summary, iou, replicates=replicates, seed=seed),
+        **with_errors(_iou_summary, iou, resampling=resampling),
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
 
@@ -192,8 +192,7 @@ def _precision(
     overlaps: Pairs | None,
     area_of: Callable[[pd.DataFrame], np.ndarray | None],
     reason: str,
-    replicates: int,
-    seed: int,
+    resampling: Resampling,
 ) -> dict:
     """COCO's AP, over all and by size where both sides have sizes."""
     if overlaps is None:
@@ -201,7 +200,7 @@ def _precision(
     areas = tuple(area_of(side) for side in (pred, truth))
     return average_precision(
         pred, overlaps, assessment.excused, assessment.required,
-        areas=None if areas[0] is None or areas[1] is None else areas, replicates=replicates, seed=seed,
+        areas=None if areas[0] is None or areas[1] is None else areas, resampling=resampling,
     )  # fmt: skip
 
 

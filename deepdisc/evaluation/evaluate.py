@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.catalogues import Catalog, Columns
 from deepdisc.evaluation.comparison import compare_scored
 from deepdisc.evaluation.scoring import Prediction, Scored, Setting, prepare, score
@@ -85,7 +86,7 @@ def evaluate(
         [pred], truth, pdfs=[pdfs], segmentations=[pred_segmentation], truth_segmentation=truth_segmentation,
         mosaic=mosaic, **options,
     )  # fmt: skip
-    scored = score(side, setting, replicates=replicates, seed=seed)
+    scored = score(side, setting, Resampling(replicates, seed))
     if output is not None:
         files = [
             ("predicted catalogue", pred), ("truth", truth), ("redshift PDFs", pdfs),
@@ -132,8 +133,9 @@ def compare(
         `table` (rows; see `comparison.table_text`) and `other`, the metrics of `b`.
     """
     sides, setting = prepare([a, b], truth, columns=columns, pdfs=pdfs, segmentations=segmentations, **options)
-    one, two = (score(side, setting, replicates=replicates, seed=seed) for side in sides)
-    one.metrics["comparison"] = compare_scored(one, two, setting, names=names, replicates=replicates, seed=seed)
+    resampling = Resampling(replicates, seed)
+    one, two = (score(side, setting, resampling) for side in sides)
+    one.metrics["comparison"] = compare_scored(one, two, setting, names=names, resampling=resampling)
     one.metrics["comparison"]["other"] = two.metrics
     if output is not None:
         files = [("predicted catalogue, first", a), ("predicted catalogue, second", b), ("truth", truth)]

@@ -14,7 +14,7 @@ from deepdisc.bands import by_wavelength
 from deepdisc.evaluation import pit as pit_tests
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges
-from deepdisc.evaluation.bootstrap import ONE_SIGMA, of_rows, quantiles, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, ONE_SIGMA, Resampling, quantiles, with_errors
 from deepdisc.evaluation.pdf_columns import read_mixtures
 from deepdisc.photometry import mag_from_njy, njy_from_mag
 
@@ -81,9 +81,7 @@ def score_fluxes(
     truth: pd.DataFrame,
     *,
     bands: list[str] | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """Fluxes of matched objects against their true fluxes, per band and per magnitude.
 
@@ -93,9 +91,7 @@ def score_fluxes(
             row i is matched to ...
         truth: ... row i of the truth.
         bands: default all that both have.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels of fields or areas that are resampled as a whole; default objects.
+        resampling: how the errors are drawn.
 
     Returns:
         The `flux` part of metrics.json: `by_band`, for each band see `_score_band`.
@@ -103,11 +99,10 @@ def score_fluxes(
     bands = bands_of(pred, truth) if bands is None else bands
     if not bands:
         return {"available": False, "reason": "the catalogues have no fluxes or magnitudes in a common band"}
-    options = {"replicates": replicates, "seed": seed, "blocks": blocks}
-    return {"available": True, "by_band": {band: _score_band(pred, truth, band, options) for band in bands}}
+    return {"available": True, "by_band": {band: _score_band(pred, truth, band, resampling) for band in bands}}
 
 
-def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, options: dict) -> dict:
+def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, resampling: Resampling) -> dict:
     """Fluxes of one band.
 
     Returns:
@@ -120,10 +115,10 @@ def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, options: dic
     used = measured & known & (true_flux > 0)
     magnitude = mag_from_njy(true_flux)
     edges = even_edges(magnitude[used])
-    figures = of_rows(options, used)
+    figures = resampling.of(used)
     pull, u, certain, kind = _uncertainty(pred, band, flux, true_flux)
     certain &= known
-    pulls = of_rows(options, certain)
+    pulls = resampling.of(certain)
     return {
         "n": int(used.sum()),
         "excluded": {
@@ -131,14 +126,18 @@ def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, options: dic
             "without a true flux above 0": int((measured & ~used).sum()),
             "without an error of the flux": int((measured & known & ~certain).sum()),
         },
-        **with_errors(flux_metrics, flux[used], true_flux[used], **figures),
+        **with_errors(flux_metrics, flux[used], true_flux[used], resampling=figures),
         "n_pull": int(certain.sum()),
         "uncertainty": kind,
-        **with_errors(_honesty, pull[certain], u[certain], **pulls),
+        **with_errors(_honesty, pull[certain], u[certain], resampling=pulls),
         **{f"pit_{name}": value for name, value in pit_tests.p_values(u[certain]).items()},
         "histogram": pit_tests.histogram(u[certain]),
-        "by_magnitude": binned_statistic(magnitude[used], edges, flux_metrics, flux[used], true_flux[used], **figures),
-        "pulls_by_magnitude": binned_statistic(magnitude[certain], edges, _honesty, pull[certain], u[certain], **pulls),
+        "by_magnitude": binned_statistic(
+            magnitude[used], edges, flux_metrics, flux[used], true_flux[used], resampling=figures
+        ),
+        "pulls_by_magnitude": binned_statistic(
+            magnitude[certain], edges, _honesty, pull[certain], u[certain], resampling=pulls
+        ),
     }
 
 
@@ -176,9 +175,7 @@ def pair_statistics(
     second: pd.DataFrame,
     *,
     bands: list[str] | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """Two measurements of the same objects, of two exposures or two programs: needs no truth.
 
@@ -190,9 +187,7 @@ def pair_statistics(
         first: catalogue with `flux_<band>` and `fluxerr_<band>`; row i is the same object as ...
         second: ... row i of this.
         bands: default all that both have.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels, see `bootstrap`.
+        resampling: how the errors are drawn.
 
     Returns:
         For each band `pull_metrics` of D, `n`, `excluded`, `by_magnitude` (of the mean flux).
@@ -200,11 +195,10 @@ def pair_statistics(
     bands = bands_of(first, second) if bands is None else bands
     if not bands:
         return {"available": False, "reason": "the catalogues have no fluxes or magnitudes in a common band"}
-    options = {"replicates": replicates, "seed": seed, "blocks": blocks}
-    return {"available": True, "by_band": {band: _score_pair(first, second, band, options) for band in bands}}
+    return {"available": True, "by_band": {band: _score_pair(first, second, band, resampling) for band in bands}}
 
 
-def _score_pair(first: pd.DataFrame, second: pd.DataFrame, band: str, options: dict) -> dict:
+def _score_pair(first: pd.DataFrame, second: pd.DataFrame, band: str, resampling: Resampling) -> dict:
     fluxes = [flux_of(side, band) for side in (first, second)]
     errors = [column(side, f"fluxerr_{band}") for side in (first, second)]
     if errors[0] is None or errors[1] is None:
@@ -213,10 +207,10 @@ def _score_pair(first: pd.DataFrame, second: pd.DataFrame, band: str, options: d
     used = np.isfinite(fluxes[0]) & np.isfinite(fluxes[1]) & np.isfinite(total) & (total > 0)
     difference = (fluxes[0] - fluxes[1])[used] / total[used]
     magnitude = mag_from_njy((fluxes[0] + fluxes[1])[used] / 2)
-    rows = of_rows(options, used)
+    drawn = resampling.of(used)
     return {
         "n": int(used.sum()),
         "excluded": {"without both fluxes and errors": int((~used).sum())},
-        **with_errors(pull_metrics, difference, **rows),
-        "by_magnitude": binned_statistic(magnitude, even_edges(magnitude), pull_metrics, difference, **rows),
+        **with_errors(pull_metrics, difference, resampling=drawn),
+        "by_magnitude": binned_statistic(magnitude, even_edges(magnitude), pull_metrics, difference, resampling=drawn),
     }

@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepdisc.evaluation import pit as pit_tests
 from deepdisc.evaluation.bins import binned_statistic
-from deepdisc.evaluation.bootstrap import fraction, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, fraction, with_errors
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdfs import PDFs
 
@@ -90,9 +90,7 @@ def score_pdfs(
     z_true: np.ndarray,
     binnings: dict[str, tuple[np.ndarray, np.ndarray]],
     *,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """The `pdf` part of the redshifts' metrics.
 
@@ -100,9 +98,7 @@ def score_pdfs(
         catalog: predicted rows with PDF columns, see `pdf_columns`.
         z_true: (N,) their true redshifts.
         binnings: name -> (values (N,), edges): the figures are also given in these bins.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels, see `bootstrap`.
+        resampling: how the errors are drawn.
 
     Returns:
         The figures of `pdf_metrics` with their errors, p-values, PIT `histogram`, `quantile_quantile`, `coverage`
@@ -112,12 +108,12 @@ def score_pdfs(
     if found.pdfs is None:
         return {"available": False, "reason": found.reason, "n": 0, "excluded": found.excluded}
     scores = pdf_scores(found.pdfs, z_true[found.usable])
-    options = {"replicates": replicates, "seed": seed, "blocks": None if blocks is None else blocks[found.usable]}
+    drawn = resampling.of(found.usable)
     result = {
         "available": True,
         "n": int(found.usable.sum()),
         "excluded": found.excluded,
-        **with_errors(pdf_metrics, *scores.values(), **options),
+        **with_errors(pdf_metrics, *scores.values(), resampling=drawn),
         **{f"pit_{name}": value for name, value in pit_tests.p_values(scores["pit"]).items()},
         "histogram": pit_tests.histogram(scores["pit"]),
         "quantile_quantile": pit_tests.quantile_quantile(scores["pit"]),
@@ -125,5 +121,5 @@ def score_pdfs(
         "pit": scores["pit"],
     }
     for name, (values, edges) in binnings.items():
-        result[name] = binned_statistic(values[found.usable], edges, pdf_metrics, *scores.values(), **options)
+        result[name] = binned_statistic(values[found.usable], edges, pdf_metrics, *scores.values(), resampling=drawn)
     return result

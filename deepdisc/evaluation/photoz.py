@@ -11,7 +11,7 @@ import pandas as pd
 from deepdisc.catalog import FLAGS
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
-from deepdisc.evaluation.bootstrap import of_rows, quantiles, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, quantiles, with_errors
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdf_scores import score_pdfs
 from deepdisc.evaluation.redshift_distribution import redshift_distribution
@@ -59,9 +59,7 @@ def score_redshifts(
     n_unmatched: int = 0,
     magnitude: str | None = None,
     tomographic_edges: np.ndarray | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """Everything about the redshifts of matched objects.
 
@@ -71,9 +69,7 @@ def score_redshifts(
         n_unmatched: true objects with a redshift that no detection matches (they are counted, they cannot be scored).
         magnitude: column of the truth, or else of the prediction, for the tables by magnitude.
         tomographic_edges: of the predicted redshift, for n(z); default five bins of equal numbers.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels of fields or areas that are resampled as a whole; default objects.
+        resampling: how the errors are drawn.
 
     Returns:
         The `redshift` part of metrics.json: the figures of the first available of z_mode, z_median, z_mean with their
@@ -88,15 +84,15 @@ def score_redshifts(
     used, excluded = _usable(pred, truth, estimates[0])
     excluded = {"true redshift, but not detected": int(n_unmatched), **excluded}
     pred, truth = pred[used].reset_index(drop=True), truth[used].reset_index(drop=True)
-    options = {"replicates": replicates, "seed": seed, "blocks": None if blocks is None else np.asarray(blocks)[used]}
+    drawn = resampling.of(used)
     z_true = truth["redshift"].to_numpy(np.float64)
     z_phot = pred[estimates[0]].to_numpy(np.float64)
-    by_estimate = {name: _score_estimate(pred[name].to_numpy(np.float64), z_true, options) for name in estimates}
+    by_estimate = {name: _score_estimate(pred[name].to_numpy(np.float64), z_true, drawn) for name in estimates}
     # The yardstick that needs no picture: one redshift for all, the best constant there is for these objects.
     guess = np.full(len(z_true), np.median(z_true)) if len(z_true) else z_true
-    constant = with_errors(point_metrics, guess, z_true, **options)
+    constant = with_errors(point_metrics, guess, z_true, resampling=drawn)
     binnings = _binnings(pred, truth, z_phot, z_true, magnitude)
-    pdf = score_pdfs(pred, z_true, binnings, **options)
+    pdf = score_pdfs(pred, z_true, binnings, resampling=drawn)
     return {
         "available": True,
         "estimate": estimates[0],
@@ -105,13 +101,13 @@ def score_redshifts(
         **by_estimate[estimates[0]],  # its n is the n above
         "by_estimate": by_estimate,
         **{f"constant_guess_{name}": constant[name] for name in ("sigma_nmad", "sigma_nmad_err")},
-        "by_flag": _by_flag(pred, z_phot, z_true, options),
+        "by_flag": _by_flag(pred, z_phot, z_true, drawn),
         **{
-            name: binned_statistic(values, edges, point_metrics, z_phot, z_true, **options)
+            name: binned_statistic(values, edges, point_metrics, z_phot, z_true, resampling=drawn)
             for name, (values, edges) in binnings.items()
         },
-        "odds_cut": _odds_cut(pred, z_phot, z_true, options),
-        "distribution": _distribution(pred, z_phot, z_true, tomographic_edges, options),
+        "odds_cut": _odds_cut(pred, z_phot, z_true, drawn),
+        "distribution": _distribution(pred, z_phot, z_true, tomographic_edges, drawn),
         "pdf": pdf,
         **{name: value for name, value in pdf.items() if isinstance(value, float)},
         "arrays": np.stack((z_phot, z_true)),  # for the report's figure
@@ -141,10 +137,10 @@ def _usable(pred: pd.DataFrame, truth: pd.DataFrame, estimate: str) -> tuple[np.
     return possible & given, counts
 
 
-def _score_estimate(z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, float]:
+def _score_estimate(z_phot: np.ndarray, z_true: np.ndarray, drawn: Resampling) -> dict[str, float]:
     """The other estimates may lack objects that the first has: each has its own `n`."""
     given = np.isfinite(z_phot) & (z_phot > LEAST_PREDICTED)
-    figures = with_errors(point_metrics, z_phot[given], z_true[given], **of_rows(options, given))
+    figures = with_errors(point_metrics, z_phot[given], z_true[given], resampling=drawn.of(given))
     return {"n": int(given.sum()), **figures}
 
 
@@ -164,7 +160,7 @@ def _binnings(
     return {name: (values, edges_of(values)) for name, (values, edges_of) in sources.items() if values is not None}
 
 
-def _odds_cut(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict:
+def _odds_cut(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, drawn: Resampling) -> dict:
     """What cutting on `z_odds` buys: the figures of the objects of highest odds, against the share that is kept.
 
     Returns:
@@ -182,21 +178,23 @@ def _odds_cut(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, option
         if n and n not in counts:  # small samples do not have all shares
             counts.append(n)
             chosen = order[:n]
-            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **of_rows(options, chosen))
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], resampling=drawn.of(chosen))
             rows.append({"kept": n / len(order), "threshold": float(odds[chosen[-1]]), "n": n, **figures})
     return {"available": True, "n": len(order), "rows": rows}
 
 
 def _distribution(
-    pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, edges: np.ndarray | None, options: dict
+    pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, edges: np.ndarray | None, drawn: Resampling
 ) -> dict:
     """n(z) of the objects with a PDF, or of all where there is none."""
     found = read_pdfs(pred)
     chosen = found.usable if found.pdfs is not None else np.ones(len(pred), bool)
-    return redshift_distribution(z_phot[chosen], z_true[chosen], found.pdfs, edges=edges, **of_rows(options, chosen))
+    return redshift_distribution(z_phot[chosen], z_true[chosen], found.pdfs, edges=edges, resampling=drawn.of(chosen))
 
 
-def _by_flag(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options: dict) -> dict[str, dict[str, float]]:
+def _by_flag(
+    pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, drawn: Resampling
+) -> dict[str, dict[str, float]]:
     """The figures of flagged objects: they are included in the headline figures, not dropped."""
     if "flags" not in pred.columns:
         return {}
@@ -205,6 +203,6 @@ def _by_flag(pred: pd.DataFrame, z_phot: np.ndarray, z_true: np.ndarray, options
     result = {}
     for name, chosen in rows.items():
         if chosen.any():
-            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], **of_rows(options, chosen))
+            figures = with_errors(point_metrics, z_phot[chosen], z_true[chosen], resampling=drawn.of(chosen))
             result[name] = {"n": int(chosen.sum()), **figures}
     return result

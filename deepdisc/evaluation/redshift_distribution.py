@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepdisc.evaluation.bins import quantile_edges
-from deepdisc.evaluation.bootstrap import resampling_weights, summarize
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, resampling_weights, summarize
 from deepdisc.evaluation.pdfs import PDFs
 
 TOMOGRAPHIC_BINS = 5
@@ -26,9 +26,7 @@ def redshift_distribution(
     pdfs: PDFs | None,
     *,
     edges: np.ndarray | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """n(z) in tomographic bins, stacked from PDFs (or from point estimates where there are none), against the truth.
 
@@ -37,9 +35,7 @@ def redshift_distribution(
         z_true: (N,).
         pdfs: of the same objects, or None.
         edges: of the tomographic bins; default five of equal numbers of objects.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels, see `bootstrap`.
+        resampling: how the errors are drawn.
 
     Returns:
         `stacked` ("PDFs" or "point estimates"), `edges` (E,) of the histograms, and `bins`: the whole sample first,
@@ -58,8 +54,7 @@ def redshift_distribution(
     for low, high, chosen in parts:
         if chosen.any():
             stack = pdfs.take(np.flatnonzero(chosen)) if pdfs is not None else None
-            labels = None if blocks is None else blocks[chosen]
-            figures = _compare(z_estimate[chosen], z_true[chosen], stack, grid, replicates, seed, labels)
+            figures = _compare(z_estimate[chosen], z_true[chosen], stack, grid, resampling.of(chosen))
             rows.append({"from": low, "to": high, **figures})
     return {
         "available": True,
@@ -75,9 +70,7 @@ def _compare(
     z_true: np.ndarray,
     pdfs: PDFs | None,
     grid: np.ndarray,
-    replicates: int,
-    seed: int,
-    blocks: np.ndarray | None,
+    resampling: Resampling,
 ) -> dict:
     """One sample: shares per histogram bin and moments, with errors from resampling objects.
 
@@ -87,8 +80,7 @@ def _compare(
         likewise; `ks`, the largest difference of the cumulative distributions at the edges.
     """
     n = len(z_true)
-    resampled = resampling_weights(n, replicates, seed, blocks) if n > 1 else np.zeros((0, n))
-    weights = np.concatenate((np.ones((1, n)), resampled))  # the sample itself first
+    weights = np.concatenate((np.ones((1, n)), resampling_weights(n, resampling)))  # the sample itself first
     weights = weights / weights.sum(1, keepdims=True)
     stack, truth = np.zeros((2, len(weights), len(grid) - 1))
     moments = np.zeros((4, len(weights)))

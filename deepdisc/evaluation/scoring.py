@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.assessment import Assessment, Assessor, is_faint
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling
 from deepdisc.evaluation.catalogues import Catalog, Columns, each, load
 from deepdisc.evaluation.colours import score_colours
 from deepdisc.evaluation.conventions import check_overlap, measure_offset
@@ -169,7 +170,7 @@ def _required(
     return required, excluded
 
 
-def score(side: Prediction, setting: Setting, *, replicates: int = 200, seed: int = 0) -> Scored:
+def score(side: Prediction, setting: Setting, resampling: Resampling = DEFAULT) -> Scored:
     """Score one catalogue under a setting."""
     pred, notes = side.frame, [*setting.notes, *side.notes]
     if setting.mosaic is not None:
@@ -192,7 +193,7 @@ def score(side: Prediction, setting: Setting, *, replicates: int = 200, seed: in
     detection = score_detections(
         pred, truth, assessment, magnitude=f"mag_{setting.band}" if setting.band else None, fwhm_pix=setting.fwhm_pix,
         shape=_shape(setting), outline_overlaps=overlaps, groups=_blends(pred, truth, assessment, overlaps),
-        replicates=replicates, seed=seed,
+        resampling=resampling,
     )  # fmt: skip
     offset = measure_offset(pred, truth)
     notes += [offset["warning"]] if offset["warning"] else []
@@ -201,11 +202,11 @@ def score(side: Prediction, setting: Setting, *, replicates: int = 200, seed: in
     detection["offset"] = offset
     detection["excluded"] = setting.excluded
     detection["by_position"] = _by_position(pred, setting)
-    measured = _measured(side.frame, setting, assessment, replicates, seed)
+    measured = _measured(side.frame, setting, assessment, resampling)
     return Scored(pred, assessment, {"detection": detection, **measured, "notes": notes}, criterion, side.frame)
 
 
-def _measured(pred: pd.DataFrame, setting: Setting, assessment: Assessment, replicates: int, seed: int) -> dict:
+def _measured(pred: pd.DataFrame, setting: Setting, assessment: Assessment, resampling: Resampling) -> dict:
     """Redshifts, fluxes, colours and shears of matched objects, as the program itself measured them."""
     truth, pairs = setting.truth, assessment.pairs
     ours, theirs = pred.iloc[pairs.pred].reset_index(drop=True), truth.iloc[pairs.truth].reset_index(drop=True)
@@ -214,12 +215,12 @@ def _measured(pred: pd.DataFrame, setting: Setting, assessment: Assessment, repl
     )
     missed = int((with_redshift & assessment.required & ~assessment.found).sum())
     magnitude = f"mag_{setting.band}" if setting.band else None
-    options = {"replicates": replicates, "seed": seed, "blocks": blocks_of(theirs, setting.resample)}
+    drawn = replace(resampling, blocks=blocks_of(theirs, setting.resample))
     return {
-        "redshift": score_redshifts(ours, theirs, n_unmatched=missed, magnitude=magnitude, **options),
-        "flux": score_fluxes(ours, theirs, **options),
-        "colour": score_colours(ours, theirs, **options),
-        "shear": score_shear(ours, theirs, magnitude=magnitude, **options),
+        "redshift": score_redshifts(ours, theirs, n_unmatched=missed, magnitude=magnitude, resampling=drawn),
+        "flux": score_fluxes(ours, theirs, resampling=drawn),
+        "colour": score_colours(ours, theirs, resampling=drawn),
+        "shear": score_shear(ours, theirs, magnitude=magnitude, resampling=drawn),
     }
 
 

@@ -7,12 +7,14 @@ al. 2006; alpha as in Jarvis et al. 2016). Requirements: |m| < 2e-3 for Euclid, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges, quantile_edges
-from deepdisc.evaluation.bootstrap import jackknife_errors, of_rows, sky_areas, with_errors
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, jackknife_errors, sky_areas, with_errors
 from deepdisc.evaluation.classes import is_star
 from deepdisc.evaluation.shear_correlation import residual_correlation
 
@@ -106,9 +108,7 @@ def score_shear(
     truth: pd.DataFrame,
     *,
     magnitude: str | None = None,
-    replicates: int = 200,
-    seed: int = 0,
-    blocks: np.ndarray | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> dict:
     """Shears of matched galaxies against their true shears; stars are left out.
 
@@ -118,10 +118,8 @@ def score_shear(
         truth: ... row i of the truth with `g1`, `g2`; optionally `pair_id`, the label of its ring (the same galaxy
             turned by 90 degrees): rings are averaged before the regression. `psf_e1`, `psf_e2`, in either catalogue.
         magnitude: the truth's column for the table by magnitude.
-        replicates: bootstrap resamplings.
-        seed: of the resampling.
-        blocks: (N,) labels that are resampled as a whole; default: fields (column `field` or `tile`) where there are
-            at least 8, else 50 compact areas of the sky; `resampled` says which.
+        resampling: how the errors are drawn; without blocks: fields (column `field` or `tile`) where there are at
+            least 8, else 50 compact areas of the sky; `resampled` says which.
 
     Returns:
         The `shear` part of metrics.json: `bias_metrics` with bootstrap errors and, from leaving out one area at a time,
@@ -148,8 +146,8 @@ def score_shear(
         means, first, left_out = average_pairs(table[:, in_ring], pair[rows][in_ring])
         excluded["without the other members of the ring"] = left_out + int((~in_ring).sum())
         table, rows = means, rows[in_ring][first]
-    labels, areas, resampled = _blocks(pred, truth, rows, blocks)
-    options = {"replicates": replicates, "seed": seed, "blocks": labels}
+    labels, areas, resampled = _blocks(pred, truth, rows, resampling.blocks)
+    drawn = replace(resampling, blocks=labels)
     jackknife = jackknife_errors(bias_metrics, *table, blocks=areas)
     return {
         "available": True,
@@ -159,11 +157,11 @@ def score_shear(
         "excluded": excluded,
         "resampled": resampled,
         "n_blocks": len(np.unique(labels)),
-        **with_errors(bias_metrics, *table, **options),
+        **with_errors(bias_metrics, *table, resampling=drawn),
         "n_areas": len(np.unique(areas)),
         **{f"{name}_jackknife_err": error for name, error in jackknife.items()},
-        "rmse": residual_rmse(residual, seed=seed),
-        **_tables(truth, rows, table, magnitude, options),
+        "rmse": residual_rmse(residual, seed=resampling.seed),
+        **_tables(truth, rows, table, magnitude, drawn),
         "correlation": residual_correlation(pred[used], truth[used], residual, weight),
     }
 
@@ -239,7 +237,7 @@ def _places(pred: pd.DataFrame, truth: pd.DataFrame, rows: np.ndarray) -> tuple[
     return None
 
 
-def _tables(truth: pd.DataFrame, rows: np.ndarray, table: np.ndarray, magnitude: str | None, options: dict) -> dict:
+def _tables(truth: pd.DataFrame, rows: np.ndarray, table: np.ndarray, magnitude: str | None, drawn: Resampling) -> dict:
     sources = {
         "by_magnitude": (magnitude, lambda values: even_edges(values, 1.0, least=100)),
         "by_redshift": ("redshift", lambda values: quantile_edges(values, least=100)),
@@ -252,7 +250,7 @@ def _tables(truth: pd.DataFrame, rows: np.ndarray, table: np.ndarray, magnitude:
         if values is not None:
             known = np.isfinite(values)
             result[name] = binned_statistic(
-                values[known], edges_of(values[known]), bias_metrics, *table[:, known], **of_rows(options, known)
+                values[known], edges_of(values[known]), bias_metrics, *table[:, known], resampling=drawn.of(known)
             )
     return result
 

@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deepdisc.evaluation.average_precision import average_precision, match_detections
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.overlaps import box_overlaps
 
 
@@ -64,7 +65,7 @@ def ours(pred, score, truth, excused=None, required=None):
     required = np.ones(len(truth), bool) if required is None else required
     frame = pd.DataFrame({"score": score})
     areas = area_of(pred), area_of(truth)
-    return average_precision(frame, box_overlaps(pred, truth), excused, required, areas=areas, replicates=5)
+    return average_precision(frame, box_overlaps(pred, truth), excused, required, areas=areas, resampling=Resampling(5))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from deepdisc.evaluation.bins import binned_fraction, binned_statistic, even_edges, quantile_edges
 from deepdisc.evaluation.bootstrap import (
+    Resampling,
     bootstrap,
     fraction,
     interval,
@@ -44,20 +45,20 @@ def test_fraction_of_nothing_is_nan_not_zero():
 
 def test_bootstrap_error_of_a_mean():
     values = np.random.default_rng(1).normal(0, 3, 400)
-    result = with_errors(mean, values, replicates=400, seed=2)
+    result = with_errors(mean, values, resampling=Resampling(400, 2))
     assert result["mean_err"] == pytest.approx(3 / 20, rel=0.15)
     assert (result["mean_high"] - result["mean_low"]) / 2 == pytest.approx(3 / 20, rel=0.15)
     assert result["mean_low"] < result["mean"] < result["mean_high"]
-    again = bootstrap(mean, values, replicates=5, seed=2)
-    np.testing.assert_array_equal(again["mean"], bootstrap(mean, values, replicates=5, seed=2)["mean"])
+    again = bootstrap(mean, values, resampling=Resampling(5, 2))
+    np.testing.assert_array_equal(again["mean"], bootstrap(mean, values, resampling=Resampling(5, 2))["mean"])
 
 
 def test_large_samples_are_resampled_less_often():
     values = np.random.default_rng(1).normal(size=100_000)
-    assert len(bootstrap(mean, values, replicates=200)["mean"]) == 50
-    assert len(bootstrap(mean, values[:20_000], replicates=200)["mean"]) == 200
+    assert len(bootstrap(mean, values, resampling=Resampling(200))["mean"]) == 50
+    assert len(bootstrap(mean, values[:20_000], resampling=Resampling(200))["mean"]) == 200
     assert with_errors(mean, values)["mean_err"] == pytest.approx(1 / np.sqrt(1e5), rel=0.35)
-    assert resampling_weights(100_000, 60).shape == (50, 100_000)
+    assert resampling_weights(100_000, Resampling(60)).shape == (50, 100_000)
 
 
 def test_no_outlier_among_few_does_not_prove_that_there_are_none():
@@ -69,7 +70,7 @@ def test_no_outlier_among_few_does_not_prove_that_there_are_none():
 
 def test_bootstrap_keeps_columns_paired():
     values = np.random.default_rng(1).normal(size=50)
-    samples = bootstrap(lambda a, b: {"d": np.abs(a - b).max()}, values, values, replicates=10)
+    samples = bootstrap(lambda a, b: {"d": np.abs(a - b).max()}, values, values, resampling=Resampling(10))
     assert (samples["d"] == 0).all()
     assert interval(np.linspace(0, 1, 1001)) == pytest.approx((0.025, 0.975))
 
@@ -84,8 +85,10 @@ def correlated(fields=40, members=25, seed=3):
 def test_blocks_find_the_error_that_fields_share():
     values, field = correlated()
     expected = np.sqrt(1 / 40 + 1 / 1000)
-    assert with_errors(mean, values, replicates=400)["mean_err"] < 0.4 * expected
-    assert with_errors(mean, values, replicates=400, blocks=field)["mean_err"] == pytest.approx(expected, rel=0.25)
+    assert with_errors(mean, values, resampling=Resampling(400))["mean_err"] < 0.4 * expected
+    assert with_errors(mean, values, resampling=Resampling(400, blocks=field))["mean_err"] == pytest.approx(
+        expected, rel=0.25
+    )
     assert jackknife_errors(mean, values, blocks=field)["mean"] == pytest.approx(expected, rel=0.25)
 
 
@@ -98,9 +101,9 @@ def test_jackknife_of_a_mean_is_its_standard_error():
 def test_weights_are_the_resamplings_of_the_bootstrap():
     values, field = correlated(6, 5)
     for blocks in (None, field):
-        weights = resampling_weights(len(values), 7, seed=4, blocks=blocks)
+        weights = resampling_weights(len(values), Resampling(7, 4, blocks))
         means = (weights @ values) / weights.sum(1)
-        np.testing.assert_allclose(means, bootstrap(mean, values, replicates=7, seed=4, blocks=blocks)["mean"], 1e-6)
+        np.testing.assert_allclose(means, bootstrap(mean, values, resampling=Resampling(7, 4, blocks))["mean"], 1e-6)
 
 
 def test_areas_are_compact_and_of_equal_numbers():
@@ -116,13 +119,13 @@ def test_areas_are_compact_and_of_equal_numbers():
 def test_common_scatter_cancels_in_a_paired_difference():
     rng = np.random.default_rng(5)
     shared, own = rng.normal(0, 10, 300), rng.normal(0, 0.1, 300)
-    result = paired_differences(mean, [shared + own + 0.05], [shared], replicates=300)["mean"]
+    result = paired_differences(mean, [shared + own + 0.05], [shared], resampling=Resampling(300))["mean"]
     difference = result["difference"]
     assert result["a_err"] > 0.4  # alone, neither mean is known to better than 0.58
     assert difference["value"] == pytest.approx(0.05 + own.mean())
     assert difference["high"] - difference["low"] == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(300), rel=0.2)
     assert difference["significant"] and result["n"] == 300
-    equal = paired_differences(mean, [shared], [shared], replicates=20)["mean"]["difference"]
+    equal = paired_differences(mean, [shared], [shared], resampling=Resampling(20))["mean"]["difference"]
     assert (equal["value"], equal["low"], equal["high"], equal["significant"]) == (0, 0, 0, False)
 
 
@@ -142,11 +145,13 @@ def test_small_samples_give_null_and_no_warning(n, tmp_path):
     values = np.arange(float(n))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = with_errors(mean, values, replicates=20)
-        blocks = with_errors(mean, values, replicates=20, blocks=np.zeros(n))  # all of one field: no error is known
+        result = with_errors(mean, values, resampling=Resampling(20))
+        blocks = with_errors(
+            mean, values, resampling=Resampling(20, blocks=np.zeros(n))
+        )  # all of one field: no error is known
         jackknife = jackknife_errors(mean, values, blocks=np.zeros(n))
-        difference = paired_differences(mean, [values], [values], replicates=20)["mean"]
-        rows = binned_statistic(values, np.array([-1.0, 5.0]), mean, values, replicates=5)
+        difference = paired_differences(mean, [values], [values], resampling=Resampling(20))["mean"]
+        rows = binned_statistic(values, np.array([-1.0, 5.0]), mean, values, resampling=Resampling(5))
     write_json(tmp_path / "x.json", {"a": result, "b": blocks, "c": jackknife, "d": difference, "e": rows})
     stored = json.loads((tmp_path / "x.json").read_text())
     assert stored["b"]["mean_err"] is stored["c"]["mean"] is None
@@ -162,8 +167,8 @@ def test_a_few_resamplings_without_a_figure_do_not_hide_its_error():
     def rare(chosen):
         return {"share": float((chosen == 1).mean()) if (chosen == 1).any() else float("nan")}
 
-    assert np.isnan(with_errors(rare, values, replicates=100)["share_err"])
-    often = with_errors(rare, np.array([1.0, 1, 1, 1, 0, 0]), replicates=100)
+    assert np.isnan(with_errors(rare, values, resampling=Resampling(100))["share_err"])
+    often = with_errors(rare, np.array([1.0, 1, 1, 1, 0, 0]), resampling=Resampling(100))
     assert often["share_err"] > 0
 
 

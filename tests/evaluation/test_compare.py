@@ -9,6 +9,7 @@ import pytest
 from deepdisc import cli
 from deepdisc.errors import InputError
 from deepdisc.evaluation import compare, evaluate
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.comparison import redshift_rows
 
 
@@ -75,7 +76,7 @@ def test_equal_catalogues_differ_as_often_as_95_percent_intervals_allow():
     wrong = {"redshift bias": 0, "redshift sigma_NMAD": 0}
     for seed in range(60):
         a, b = (z + 0.05 * (1 + z) * rng.normal(size=400) for _ in "ab")
-        for row in redshift_rows(a, b, z, replicates=80, seed=seed):
+        for row in redshift_rows(a, b, z, Resampling(80, seed)):
             if row["quantity"] in wrong:
                 wrong[row["quantity"]] += excludes(row, 1 if row["difference"]["kind"] == "ratio" else 0)
     # 3 of 60 are expected; more than 9 happen to 95 % intervals once in a thousand times.
@@ -87,7 +88,7 @@ def test_pairing_narrows_the_interval():
     rng = np.random.default_rng(0)
     z = rng.uniform(0.2, 1.5, 400)
     a = z + 0.05 * (1 + z) * rng.normal(size=400)
-    rows = redshift_rows(a, a + 0.002 * (1 + z), z, replicates=100)
+    rows = redshift_rows(a, a + 0.002 * (1 + z), z, Resampling(100))
     [bias] = [row for row in rows if row["quantity"] == "redshift bias"]
     assert bias["difference"]["value"] == pytest.approx(-0.002) and bias["a"]["err"] > 0.002
     assert bias["difference"]["high"] - bias["difference"]["low"] < 1e-9  # the same in every resampling

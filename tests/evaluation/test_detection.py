@@ -10,6 +10,7 @@ import pytest
 from deepdisc.catalog import FLAGS
 from deepdisc.evaluation.assessment import Assessor
 from deepdisc.evaluation.blends import blend_members, blended_pairs, deblending, deblending_matrix
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.classes import classification
 from deepdisc.evaluation.detection import score_detections
 from deepdisc.evaluation.false_detections import excess
@@ -38,7 +39,7 @@ def test_counts_by_hand():
     assert result.completeness == pytest.approx(6 / 8)
     assert result.purity == pytest.approx(6 / 7)  # the detection of a FAINT object counts neither way
     assert result.excused.sum() == 1
-    metrics = score_detections(pred, truth, result, replicates=20)
+    metrics = score_detections(pred, truth, result, resampling=Resampling(20))
     assert (metrics["n_truth"], metrics["n_matched"], metrics["n_false"], metrics["n_excused"]) == (8, 6, 1, 1)
     assert [metrics["false"][name] for name in ("n", "on_an_object", "on_sky")] == [1, 0, 1]
     assert metrics["position"]["dx"] == 0
@@ -145,7 +146,7 @@ def test_empty_truth_and_empty_prediction():
     none, some = row_of_objects(0, score=[]), row_of_objects(3, score=0.5)
     for pred, truth in ((none, some), (some, none), (none, none)):
         result = Assessor(pred, truth, NEAR).assess()
-        metrics = score_detections(pred, truth, result, fwhm_pix=3.0, replicates=5)
+        metrics = score_detections(pred, truth, result, fwhm_pix=3.0, resampling=Resampling(5))
         assert metrics["n_pred"] == len(pred) and metrics["n_truth"] == len(truth)
     assert np.isnan(metrics["completeness"]) and np.isnan(metrics["purity"])
 
@@ -165,7 +166,7 @@ def ten_objects():
 
 
 def scored(pred, truth, **options):
-    return score_detections(pred, truth, Assessor(pred, truth, NEAR).assess(), replicates=20, **options)
+    return score_detections(pred, truth, Assessor(pred, truth, NEAR).assess(), resampling=Resampling(20), **options)
 
 
 def test_completeness_curve_of_ten_objects():

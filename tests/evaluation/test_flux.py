@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.colours import colour_metrics, locus_width, score_colours
 from deepdisc.evaluation.flux import bands_of, flux_metrics, pair_statistics, pull_metrics, score_fluxes, sigma_68
 from deepdisc.files import write_json
@@ -52,7 +53,7 @@ def test_width_of_a_normal_distribution_is_one():
 
 def test_honest_errors():
     pred, truth = sky()
-    result = score_fluxes(pred, truth, replicates=20)
+    result = score_fluxes(pred, truth, resampling=Resampling(20))
     assert list(result["by_band"]) == ["g", "r", "i"]
     for band in result["by_band"].values():
         assert band["n"] == band["n_pull"] == 4000 and band["uncertainty"] == "errors"
@@ -70,10 +71,12 @@ def test_honest_errors():
 
 def test_bias_and_understated_errors_are_found():
     pred, truth = sky(bias=1.05, understated=2)
-    band = score_fluxes(pred[truth["flux_r"] > 2000], truth[truth["flux_r"] > 2000], replicates=20)["by_band"]["r"]
+    band = score_fluxes(pred[truth["flux_r"] > 2000], truth[truth["flux_r"] > 2000], resampling=Resampling(20))[
+        "by_band"
+    ]["r"]
     assert band["bias"] == pytest.approx(0.05, abs=0.003)
     pred, truth = sky(understated=2)
-    band = score_fluxes(pred, truth, replicates=20)["by_band"]["r"]
+    band = score_fluxes(pred, truth, resampling=Resampling(20))["by_band"]["r"]
     assert band["pull_width"] == pytest.approx(2, rel=0.05)
     assert band["pull_beyond_3"] == pytest.approx(2 * stats.norm.sf(1.5), rel=0.2)
     assert band["pit_ks_p"] < 1e-6
@@ -81,11 +84,11 @@ def test_bias_and_understated_errors_are_found():
 
 def test_pit_of_gaussian_errors_is_that_of_a_mixture_of_one():
     pred, truth = sky(n=300)
-    errors = score_fluxes(pred, truth, bands=["r"], replicates=5)["by_band"]["r"]
+    errors = score_fluxes(pred, truth, bands=["r"], resampling=Resampling(5))["by_band"]["r"]
     pdfs = pred[["flux_r"]].assign(
         flux_weights_r=[[1.0]] * 300, flux_means_r=list(pred[["flux_r"]].to_numpy()), flux_sigmas_r=[[20.0]] * 300
     )
-    mixture = score_fluxes(pdfs, truth, bands=["r"], replicates=5)["by_band"]["r"]
+    mixture = score_fluxes(pdfs, truth, bands=["r"], resampling=Resampling(5))["by_band"]["r"]
     assert mixture["uncertainty"] == "PDFs"
     for name in ("pit_mean", "pit_ks", "pit_ad", "pull_mean", "pull_width", "pull_width_err"):
         assert mixture[name] == pytest.approx(errors[name], abs=1e-9), name
@@ -103,7 +106,7 @@ def test_pdfs_that_end_at_zero_flux():
             "flux_lower_r": 0.0,
         }
     )  # fmt: skip
-    band = score_fluxes(pred, pd.DataFrame({"flux_r": true}), replicates=5)["by_band"]["r"]
+    band = score_fluxes(pred, pd.DataFrame({"flux_r": true}), resampling=Resampling(5))["by_band"]["r"]
     assert band["pit_ks"] < 1.63 / np.sqrt(2000)
     assert abs(band["pull_mean"]) < 4 / np.sqrt(2000)
 
@@ -111,7 +114,7 @@ def test_pdfs_that_end_at_zero_flux():
 def test_exclusions_are_counted():
     truth = pd.DataFrame({"flux_r": [100.0, 100, 0, np.nan, 100]})
     pred = pd.DataFrame({"flux_r": [90.0, np.nan, 5, 80, -20], "fluxerr_r": [10.0, 10, 10, 10, 0]})
-    band = score_fluxes(pred, truth, replicates=5)["by_band"]["r"]
+    band = score_fluxes(pred, truth, resampling=Resampling(5))["by_band"]["r"]
     assert (band["n"], band["n_pull"]) == (2, 2)  # a negative flux is a measurement; a true flux of 0 has a pull
     assert list(band["excluded"].values()) == [1, 2, 1]
 
@@ -120,8 +123,8 @@ def test_magnitudes_serve_where_there_are_no_fluxes():
     pred, truth = sky(n=200)
     magnitudes = pd.DataFrame({"mag_r": mag_from_njy(pred["flux_r"]), "mag_K": 20.0})
     assert bands_of(magnitudes, truth) == ["r"]
-    band = score_fluxes(magnitudes, truth, replicates=5)["by_band"]["r"]
-    expected = score_fluxes(pred, truth, replicates=5)["by_band"]["r"]
+    band = score_fluxes(magnitudes, truth, resampling=Resampling(5))["by_band"]["r"]
+    expected = score_fluxes(pred, truth, resampling=Resampling(5))["by_band"]["r"]
     assert band["bias"] == pytest.approx(expected["bias"])
     assert band["n_pull"] == 0 and band["uncertainty"] is None and np.isnan(band["pull_width"])
     assert not score_fluxes(magnitudes[["mag_K"]], truth)["available"]
@@ -137,9 +140,9 @@ def test_few_objects(n, tmp_path):
     pred, truth = sky(n=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = score_fluxes(pred[:n], truth[:n], bands=["r"], replicates=5)
-        colours = score_colours(pred[:n], truth[:n], bands=["g", "r", "i"], replicates=5)
-        pairs = pair_statistics(pred[:n], pred[:n], bands=["r"], replicates=5)
+        result = score_fluxes(pred[:n], truth[:n], bands=["r"], resampling=Resampling(5))
+        colours = score_colours(pred[:n], truth[:n], bands=["g", "r", "i"], resampling=Resampling(5))
+        pairs = pair_statistics(pred[:n], pred[:n], bands=["r"], resampling=Resampling(5))
     write_json(tmp_path / "x.json", [result, colours, pairs])
     band = json.loads((tmp_path / "x.json").read_text())[0]["by_band"]["r"]
     assert band["n"] == n and (band["bias"] is None) == (n == 0) and (band["bias_err"] is None) == (n < 2)
@@ -151,11 +154,11 @@ def test_two_exposures_agree_within_their_errors():
     truth = sky(seed=0)[1]
     rng = np.random.default_rng(9)
     second = first.assign(flux_r=truth["flux_r"] + rng.normal(0, 50, len(first)), fluxerr_r=50.0)
-    band = pair_statistics(first, second, bands=["r"], replicates=20)["by_band"]["r"]
+    band = pair_statistics(first, second, bands=["r"], resampling=Resampling(20))["by_band"]["r"]
     assert band["pull_width"] == pytest.approx(1, abs=4 * band["pull_width_err"])
     assert band["n"] == 4000 and sum(row["n"] for row in band["by_magnitude"]) <= 4000
     hidden = second.assign(fluxerr_r=5.0)  # the second claims to be ten times as good: sqrt((20^2 + 50^2)/(20^2 + 5^2))
-    band = pair_statistics(first, hidden, bands=["r"], replicates=20)["by_band"]["r"]
+    band = pair_statistics(first, hidden, bands=["r"], resampling=Resampling(20))["by_band"]["r"]
     assert band["pull_width"] == pytest.approx(np.sqrt(2900 / 425), rel=0.05)
     assert "no fluxerr_r" in pair_statistics(first, truth, bands=["r"])["by_band"]["r"]["reason"]
 
@@ -163,7 +166,7 @@ def test_two_exposures_agree_within_their_errors():
 def test_pairs_by_hand():
     first = pd.DataFrame({"flux_r": [10.0, 20, 30, np.nan], "fluxerr_r": [3.0] * 4})
     second = pd.DataFrame({"flux_r": [5.0, 20, 55, 1], "fluxerr_r": [4.0] * 4})
-    band = pair_statistics(first, second, replicates=5)["by_band"]["r"]
+    band = pair_statistics(first, second, resampling=Resampling(5))["by_band"]["r"]
     assert band["n"] == 3 and band["excluded"] == {"without both fluxes and errors": 1}
     assert band["pull_mean"] == pytest.approx((1 + 0 - 5) / 3) and band["pull_beyond_3"] == pytest.approx(1 / 3)
 
@@ -172,7 +175,7 @@ def test_pairs_by_hand():
 def test_colours_by_hand():
     truth = pd.DataFrame({"mag_g": [21.0, 21, 21, 21], "mag_r": [20.0, 20.5, 20.2, 20.0], "class_name": "galaxy"})
     pred = pd.DataFrame({"mag_g": [21.1, 21, 20.9, np.nan], "mag_r": [20.0, 20.4, 20.2, 20.0]})
-    result = score_colours(pred, truth, replicates=5)["by_colour"]["g-r"]
+    result = score_colours(pred, truth, resampling=Resampling(5))["by_colour"]["g-r"]
     assert result["n"] == 3 and list(result["excluded"].values()) == [0, 1]
     assert result["bias"] == pytest.approx(0.1)  # differences 0.1, 0.1, -0.1
     assert result["by_class"]["galaxy"]["width_truth"] == pytest.approx(sigma_68(np.array([1.0, 0.5, 0.8])))
@@ -200,11 +203,13 @@ def test_the_width_of_the_locus_is_that_of_the_errors():
 def test_the_locus_of_a_catalogue():
     pred, truth = sky()
     bright = (truth["flux_i"] > 3000) & (truth["flux_g"] > 3000)
-    result = score_colours(pred[bright], truth[bright], replicates=20)["stellar_locus"]
+    result = score_colours(pred[bright], truth[bright], resampling=Resampling(20))["stellar_locus"]
     locus = result["g-r, r-i"]
     assert list(result) == ["g-r, r-i"] and locus["n"] == (bright & (truth["class_name"] == "star")).sum()
     assert locus["width_truth"] < 1e-6 < 0.002 < locus["width"] < 0.02 and locus["width_err"] < 0.3 * locus["width"]
-    galaxies = score_colours(pred, truth.assign(class_name="galaxy"), replicates=2)["stellar_locus"]["g-r, r-i"]
+    galaxies = score_colours(pred, truth.assign(class_name="galaxy"), resampling=Resampling(2))["stellar_locus"][
+        "g-r, r-i"
+    ]
     assert not galaxies["available"] and "0 stars" in galaxies["reason"]
-    nameless = score_colours(pred, truth.drop(columns="class_name"), replicates=2)
+    nameless = score_colours(pred, truth.drop(columns="class_name"), resampling=Resampling(2))
     assert nameless["stellar_locus"]["g-r, r-i"]["reason"] == "the truth has no classes"

@@ -11,6 +11,7 @@ from scipy import integrate, stats
 
 from deepdisc.errors import InputError
 from deepdisc.evaluation import pit
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.crps import crps
 from deepdisc.evaluation.pdf_columns import ABSENT, IMPOSSIBLE, UNNORMALISED, add_pdfs, read_pdfs
 from deepdisc.evaluation.pdf_scores import coverage_curve, pdf_metrics, pdf_scores, score_pdfs
@@ -230,9 +231,9 @@ def test_pdfs_that_are_none_are_counted_by_reason():
     found = read_pdfs(pred)
     assert found.usable.tolist() == [True, True, False, False, False, False, False]
     assert found.excluded == {ABSENT: 2, UNNORMALISED: 1, IMPOSSIBLE: 2}
-    result = score_pdfs(pred, np.full(7, 0.6), {}, replicates=5)
+    result = score_pdfs(pred, np.full(7, 0.6), {}, resampling=Resampling(5))
     assert result["n"] == 2 and sum(result["excluded"].values()) == 5
-    none = score_pdfs(pred[2:], np.full(5, 0.6), {}, replicates=5)
+    none = score_pdfs(pred[2:], np.full(5, 0.6), {}, resampling=Resampling(5))
     assert not none["available"] and none["reason"] == "no row has a usable PDF" and none["n"] == 0
 
 
@@ -252,7 +253,7 @@ def test_gridded_columns():
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_pdfs(n):
     weights, means, sigmas, z = honest(3)
-    result = score_pdfs(catalogue(weights, means, sigmas)[:n], z[:n], {}, replicates=10)
+    result = score_pdfs(catalogue(weights, means, sigmas)[:n], z[:n], {}, resampling=Resampling(10))
     assert result["n"] == n and result["available"] == (n > 0)
     if n:
         assert np.isfinite(result["crps"]) and np.isfinite(result["pit_ad"])

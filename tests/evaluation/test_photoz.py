@@ -9,6 +9,7 @@ import pytest
 from honest_pdfs import catalogue, honest
 from scipy import stats
 
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.photoz import point_metrics, score_redshifts
 from deepdisc.evaluation.redshift_distribution import redshift_distribution
 from deepdisc.files import write_json
@@ -52,7 +53,7 @@ def scored():
     pred["z_odds"] = np.clip(1.2 - 5 * noise + rng.normal(0, 0.05, 600), 0, 1)
     pred["score"] = rng.uniform(0.3, 1, 600)
     truth = pd.DataFrame({"redshift": z, "mag_i": magnitude})
-    return pred, truth, score_redshifts(pred, truth, magnitude="mag_i", replicates=30)
+    return pred, truth, score_redshifts(pred, truth, magnitude="mag_i", resampling=Resampling(30))
 
 
 def test_every_figure_has_an_error_and_an_interval(scored):
@@ -92,7 +93,7 @@ def test_cutting_on_odds_buys_precision(scored):
     best = pred["z_odds"].to_numpy() >= rows[5]["threshold"]
     # Ties at the threshold (odds of exactly 1) may add a few.
     assert best.sum() >= rows[5]["n"]
-    assert not score_redshifts(pred.drop(columns="z_odds"), truth, replicates=2)["odds_cut"]["available"]
+    assert not score_redshifts(pred.drop(columns="z_odds"), truth, resampling=Resampling(2))["odds_cut"]["available"]
 
 
 def test_the_whole_is_json(scored, tmp_path):
@@ -111,7 +112,7 @@ def test_summary_counts_what_it_leaves_out():
     truth = pd.DataFrame({"redshift": z})
     truth.loc[:1, "redshift"] = np.nan
     truth.loc[2, "redshift"] = -9.0
-    result = score_redshifts(pred, truth, n_unmatched=7, replicates=20)
+    result = score_redshifts(pred, truth, n_unmatched=7, resampling=Resampling(20))
     assert result["n"] == 45
     assert list(result["excluded"].values()) == [7, 2, 1, 2]
     assert result["by_flag"]["MASKED"]["n"] == 5 and "sigma_nmad_err" in result["by_flag"]["MASKED"]
@@ -131,7 +132,7 @@ def test_point_estimates_without_pdfs():
     rng = np.random.default_rng(0)
     z = rng.uniform(0.1, 1.5, 200)
     pred = pd.DataFrame({"z_mean": z + 0.02 * rng.normal(size=200)})
-    result = score_redshifts(pred, pd.DataFrame({"redshift": z}), replicates=5)
+    result = score_redshifts(pred, pd.DataFrame({"redshift": z}), resampling=Resampling(5))
     assert result["available"] and result["estimate"] == "z_mean" and not result["pdf"]["available"]
     assert "no PDF columns" in result["pdf"]["reason"] and "crps" not in result
     assert result["distribution"]["stacked"] == "point estimates"
@@ -144,7 +145,9 @@ def test_few_objects(n, tmp_path):
     pred.loc[n:, "z_mode"] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = score_redshifts(pred, pd.DataFrame({"redshift": z, "mag_i": 20.0}), magnitude="mag_i", replicates=10)
+        result = score_redshifts(
+            pred, pd.DataFrame({"redshift": z, "mag_i": 20.0}), magnitude="mag_i", resampling=Resampling(10)
+        )
     result.pop("arrays")
     result["pdf"].pop("pit", None)
     write_json(tmp_path / "x.json", result)
@@ -159,8 +162,8 @@ def test_errors_over_fields_are_larger_where_fields_differ():
     z = rng.uniform(0.2, 1.2, 600)
     pred = pd.DataFrame({"z_mode": z + (1 + z) * (0.05 * rng.normal(size=20)[field] + 0.005 * rng.normal(size=600))})
     truth = pd.DataFrame({"redshift": z})
-    by_object = score_redshifts(pred, truth, replicates=60)
-    by_field = score_redshifts(pred, truth, replicates=60, blocks=field)
+    by_object = score_redshifts(pred, truth, resampling=Resampling(60))
+    by_field = score_redshifts(pred, truth, resampling=Resampling(60, blocks=field))
     assert by_field["bias"] == by_object["bias"]
     assert by_field["bias_err"] > 2 * by_object["bias_err"]
 
@@ -169,7 +172,7 @@ def test_errors_over_fields_are_larger_where_fields_differ():
 def test_stacked_pdfs_by_hand():
     """Two objects, normal PDFs at 0.5 and 1.5, true redshifts 0.6 and 1.6: all of the bias is 0.1 / 2.1."""
     pred = catalogue(np.ones((2, 1)), np.array([[0.5], [1.5]]), np.full((2, 1), 0.1), np.nan)
-    result = score_redshifts(pred, pd.DataFrame({"redshift": [0.6, 1.6]}), replicates=5)["distribution"]
+    result = score_redshifts(pred, pd.DataFrame({"redshift": [0.6, 1.6]}), resampling=Resampling(5))["distribution"]
     whole = result["bins"][0]
     assert result["stacked"] == "PDFs" and (whole["n"], whole["from"]) == (2, None)
     assert whole["mean_stack"] == pytest.approx(1.0) and whole["mean_truth"] == pytest.approx(1.1)
@@ -186,7 +189,7 @@ def test_stacked_pdfs_by_hand():
 def test_stacks_of_honest_pdfs_are_unbiased_in_every_bin():
     weights, means, sigmas, z = honest(4000, seed=8)
     pred = catalogue(weights, means, sigmas)
-    result = score_redshifts(pred, pd.DataFrame({"redshift": z}), replicates=60)["distribution"]
+    result = score_redshifts(pred, pd.DataFrame({"redshift": z}), resampling=Resampling(60))["distribution"]
     assert [row["n"] for row in result["bins"]] == [4000] + [800] * 5
     for row in result["bins"]:
         assert abs(row["mean_bias"]) < 4 * row["mean_bias_err"]
@@ -200,7 +203,7 @@ def test_stacks_of_honest_pdfs_are_unbiased_in_every_bin():
 def test_error_of_the_mean_of_n_of_z():
     rng = np.random.default_rng(3)
     z = rng.normal(1.0, 0.2, 2000)
-    result = redshift_distribution(z + rng.normal(0, 0.1, 2000), z, None, replicates=200)["bins"][0]
+    result = redshift_distribution(z + rng.normal(0, 0.1, 2000), z, None, resampling=Resampling(200))["bins"][0]
     assert result["mean_bias_err"] == pytest.approx(0.1 / np.sqrt(2000) / 2, rel=0.2)
     assert result["mean_truth_err"] == pytest.approx(0.2 / np.sqrt(2000), rel=0.2)
     assert result["width_stack"] == pytest.approx(np.hypot(0.2, 0.1), rel=0.05)
@@ -208,7 +211,7 @@ def test_error_of_the_mean_of_n_of_z():
 
 def test_tomographic_edges_can_be_given():
     z = np.linspace(0.05, 1.95, 100)
-    result = redshift_distribution(z, z, None, edges=np.array([0.0, 0.5, 2.0]), replicates=3)
+    result = redshift_distribution(z, z, None, edges=np.array([0.0, 0.5, 2.0]), resampling=Resampling(3))
     assert [(row["from"], row["to"], row["n"]) for row in result["bins"]] == [
         (None, None, 100),
         (0, 0.5, 24),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.shear import average_pairs, bias_metrics, residual_rmse, score_shear
 from deepdisc.evaluation.shear_correlation import residual_correlation
 from deepdisc.files import write_json
@@ -54,7 +55,7 @@ def test_weights_by_hand():
 
 def test_bias_and_leakage_are_recovered_within_their_errors():
     pred, truth = galaxies(60_000, m=(0.04, -0.03), c=(0.002, -0.001), alpha=0.08, noise=0.1, fields=60)
-    result = score_shear(pred, truth, magnitude="mag_i", replicates=100)
+    result = score_shear(pred, truth, magnitude="mag_i", resampling=Resampling(100))
     assert result["n"] == result["n_galaxies"] == 60_000 and result["resampled"] == "fields"
     expected = {"m1": 0.04, "m2": -0.03, "c1": 0.002, "c2": -0.001, "alpha1": 0.08, "alpha2": 0.08, "m": 0.005}
     for name, value in expected.items():
@@ -70,7 +71,9 @@ def test_errors_cover_the_truth_as_often_as_they_say():
     pulls = []
     for seed in range(40):
         pred, truth = galaxies(3000, noise=0.1, fields=30, seed=seed)
-        result = score_shear(pred.drop(columns=["psf_e1", "psf_e2"]), truth.drop(columns=["ra", "dec"]), replicates=40)
+        result = score_shear(
+            pred.drop(columns=["psf_e1", "psf_e2"]), truth.drop(columns=["ra", "dec"]), resampling=Resampling(40)
+        )
         pulls += [result["m1"] / result["m1_err"], result["c2"] / result["c2_err"]]
     assert 0.75 < np.std(pulls) < 1.35
 
@@ -90,19 +93,21 @@ def test_rings_cancel_shapes():
         frames.append((pred + rng.normal(0, 0.001, (n, 2)), truth))
     pred, truth = (pd.concat([part[side] for part in frames], ignore_index=True) for side in (0, 1))
     keep = np.arange(2 * n) != 17  # one twin is missing: its partner must go, too
-    result = score_shear(pred[keep], truth[keep].reset_index(drop=True), replicates=50)
+    result = score_shear(pred[keep], truth[keep].reset_index(drop=True), resampling=Resampling(50))
     assert result["rings_averaged"] and result["n"] == n - 1 and result["n_galaxies"] == 2 * n - 2
     assert result["excluded"]["without the other members of the ring"] == 1
     assert result["m1_err"] < 0.003 and abs(result["m1"] - 0.01) < 4 * result["m1_err"]
-    alone = score_shear(pred[keep], truth[keep].drop(columns="pair_id").reset_index(drop=True), replicates=50)
+    alone = score_shear(
+        pred[keep], truth[keep].drop(columns="pair_id").reset_index(drop=True), resampling=Resampling(50)
+    )
     assert alone["m1_err"] > 50 * result["m1_err"]
 
 
 def test_galaxies_of_no_ring_are_not_averaged():
     pred, truth = galaxies(400, fields=10)
-    plain = score_shear(pred, truth, replicates=5)
+    plain = score_shear(pred, truth, resampling=Resampling(5))
     for pair in (-1, np.nan, np.arange(400)):
-        result = score_shear(pred, truth.assign(pair_id=pair), replicates=5)
+        result = score_shear(pred, truth.assign(pair_id=pair), resampling=Resampling(5))
         assert result["n"] == 400 and not result["rings_averaged"] and result["m1"] == plain["m1"]
 
 
@@ -128,7 +133,7 @@ def test_weights_come_from_errors_and_bad_rows_are_counted():
     pred.loc[200:, ["g1", "g2"]] = 5.0  # nonsense, and said to be
     pred.loc[0, "g1"] = np.nan
     pred.loc[1, "g1_err"] = pred.loc[1, "g2_err"] = 0.0
-    result = score_shear(pred, truth, replicates=20)
+    result = score_shear(pred, truth, resampling=Resampling(20))
     assert result["excluded"]["without a predicted or a true shear, a weight or a PSF"] == 2
     assert abs(result["m1"]) < 0.2
 
@@ -138,7 +143,7 @@ def test_stars_are_no_galaxies_without_shear():
     star = np.arange(4000) % 3 == 0
     truth["class_name"] = np.where(star, "star", "galaxy")
     truth.loc[star, ["g1", "g2"]] = 0.0
-    result = score_shear(pred, truth, replicates=20)
+    result = score_shear(pred, truth, resampling=Resampling(20))
     assert result["n"] == (~star).sum() and result["excluded"]["stars"] == star.sum()
     assert abs(result["m1"] - 0.5) < 4 * result["m1_err"] and result["m1_err"] < 0.05
 
@@ -148,7 +153,7 @@ def test_few_galaxies(n, tmp_path):
     pred, truth = galaxies(4, fields=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = score_shear(pred[:n], truth[:n], magnitude="mag_i", replicates=5)
+        result = score_shear(pred[:n], truth[:n], magnitude="mag_i", resampling=Resampling(5))
     write_json(tmp_path / "x.json", result)
     stored = json.loads((tmp_path / "x.json").read_text())
     assert stored["n"] == n and len(stored["rmse"]) == (n > 0)
@@ -163,11 +168,11 @@ def test_catalogues_without_shear_say_so():
 
 def test_few_fields_are_cut_into_areas():
     pred, truth = galaxies(2000, fields=2)
-    assert score_shear(pred, truth, replicates=5)["resampled"] == "areas of the sky"
-    assert score_shear(pred, truth, replicates=5)["n_blocks"] == 50
-    nowhere = score_shear(pred, truth[["g1", "g2"]], replicates=5)
+    assert score_shear(pred, truth, resampling=Resampling(5))["resampled"] == "areas of the sky"
+    assert score_shear(pred, truth, resampling=Resampling(5))["n_blocks"] == 50
+    nowhere = score_shear(pred, truth[["g1", "g2"]], resampling=Resampling(5))
     assert nowhere["resampled"] == "objects" and nowhere["n_areas"] == 50
-    given = score_shear(pred, truth, replicates=5, blocks=np.arange(2000) % 9)
+    given = score_shear(pred, truth, resampling=Resampling(5, blocks=np.arange(2000) % 9))
     assert (given["resampled"], given["n_blocks"]) == ("given blocks", 9)
 
 
@@ -230,7 +235,7 @@ def test_pairs_of_different_fields_do_not_count():
 def test_residuals_without_correlation():
     pytest.importorskip("treecorr", reason="needs the extra `shear`")
     pred, truth = galaxies(4000, noise=0.2, fields=1, seed=4)
-    result = score_shear(pred, truth.drop(columns="field"), replicates=5)["correlation"]
+    result = score_shear(pred, truth.drop(columns="field"), resampling=Resampling(5))["correlation"]
     pulls = [row[name] / row[f"{name}_err"] for row in result["rows"] for name in ("xip", "xim")]
     assert len(pulls) == 20 and np.abs(pulls).max() < 4.5
 
