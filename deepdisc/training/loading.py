@@ -49,6 +49,13 @@ class ReadsBands(Protocol):
         """
 
 
+@runtime_checkable
+class FittedAfterTraining(Protocol):
+    """A part of the model that `deepdisc calibrate` sets for given weights; see `deepdisc.heads.calibration`."""
+
+    fitted_after_training: bool
+
+
 def load_weights(
     model: nn.Module,
     weights: Weights,
@@ -76,9 +83,13 @@ def load_weights(
     if bands is not None and len(set(bands)) < len(bands):
         raise InputError(f"bands={listed(bands)}: a band is named twice; name each band of the images once")
     own = model.state_dict()
+    report = LoadReport(left_out=list(weights.origin.left_out))
     given = _aligned(weights.tensors, own)
+    later = _fitted_after_training(model)
+    if not strict:
+        _leave_calibration(given, later, report)
     stem = _stem(own, bands)
-    report, accepted = LoadReport(left_out=list(weights.origin.left_out)), {}
+    accepted: dict[str, Tensor] = {}
     adapted: dict[str, Tensor | None] = {}
     if adapter is not None and not strict:
         adapted = _adapt_bands(model, weights, given, stem, bands, adapter, report)
@@ -89,13 +100,30 @@ def load_weights(
     statistics = _statistics_of_affine_norms(weights, given, own)
     report.adapted += [f"{name} (frozen norm without statistics)" for name in statistics]
     accepted |= statistics
-    report.missing = [name for name in own if name not in given and name not in accepted and not _COUNTER.search(name)]
+    needed = [name for name in own if name not in later and not _COUNTER.search(name)]
+    report.missing = [name for name in needed if name not in given and name not in accepted]
     judge(report, weights, given, own, stem, strict, bands)
     _check_finite(accepted, weights)
     report.notes += notes(model, weights, given, own, report)
     model.load_state_dict(accepted, strict=False)
     report.print(weights.source.name)
     return report
+
+
+def _fitted_after_training(model: nn.Module) -> set[str]:
+    """Names of the tensors that start as identity, so that a file need not have them."""
+    parts = [(prefix, part) for prefix, part in model.named_modules() if isinstance(part, FittedAfterTraining)]
+    return {f"{prefix}.{name}" if prefix else name for prefix, part in parts for name in part.state_dict()}
+
+
+def _leave_calibration(given: dict[str, Tensor], later: set[str], report: LoadReport) -> None:
+    """Begin a training without the calibration of the weights that it starts from."""
+    found = [name for name in given if name in later]
+    for name in found:
+        del given[name]
+    if found:
+        report.left_out += found
+        report.notes.append("the file's calibration is for its own weights: left out; run `deepdisc calibrate` later")
 
 
 def _place(
