@@ -141,6 +141,23 @@ def _gridded(catalog: pd.DataFrame) -> tuple[PDFs | None, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------------------------------------ qp
+def read_ensemble(source):
+    """The `qp.Ensemble` of a file (.hdf5, .fits, .pq), or one as it is.
+
+    Raises:
+        InputError: qp is not installed, or the file cannot be read.
+    """
+    qp = require_extra("qp", "pz")
+    if not isinstance(source, str | os.PathLike):
+        return source
+    if not Path(source).exists():
+        raise InputError(f"no PDFs at {source}; give a file that qp wrote (.hdf5, .fits or .pq)")
+    try:
+        return qp.read(os.fspath(source))
+    except Exception as error:  # qp raises whatever its readers do
+        raise InputError(f"{source}: cannot be read as PDFs by qp: {first_line(error)}") from error
+
+
 def add_pdfs(catalog: pd.DataFrame, source) -> pd.DataFrame:
     """The catalogue with the PDFs of a qp ensemble, and point estimates (mode, median, mean, odds) where it has none.
 
@@ -152,17 +169,8 @@ def add_pdfs(catalog: pd.DataFrame, source) -> pd.DataFrame:
     Raises:
         InputError: qp is not installed, the file cannot be read, or the rows do not correspond.
     """
-    qp = require_extra("qp", "pz")
-    if isinstance(source, str | os.PathLike):
-        if not Path(source).exists():
-            raise InputError(f"no PDFs at {source}; give a file that qp wrote (.hdf5, .fits or .pq)")
-        try:
-            ensemble = qp.read(os.fspath(source))
-        except Exception as error:  # qp raises whatever its readers do
-            raise InputError(f"{source}: cannot be read as PDFs by qp: {first_line(error)}") from error
-    else:
-        ensemble = source
-    columns = pd.DataFrame(_columns_of(ensemble)).iloc[_rows_of(ensemble, catalog)]
+    ensemble = read_ensemble(source)
+    columns = pd.DataFrame(ensemble_columns(ensemble)).iloc[_rows_of(ensemble, catalog)]
     frame = catalog.drop(columns=[*MIXTURE_COLUMNS, *GRID_COLUMNS, "z_lower"], errors="ignore")
     frame = frame.assign(**{name: columns[name].to_numpy() for name in columns})
     return frame.assign(**_missing_estimates(frame))
@@ -183,7 +191,7 @@ def _rows_of(ensemble, catalog: pd.DataFrame) -> np.ndarray:
     return np.arange(len(catalog))
 
 
-def _columns_of(ensemble) -> dict[str, list]:
+def ensemble_columns(ensemble) -> dict[str, list]:
     """The columns of this module for an ensemble: exact for mixtures, straight lines and steps."""
     name = np.ravel(ensemble.metadata["pdf_name"])[0]
     name = name.decode() if isinstance(name, bytes) else str(name)
