@@ -14,6 +14,7 @@ from deepdisc.detector.pooling import at_least_single
 from deepdisc.detector.roi_heads import ROIHeads
 from deepdisc.detector.rpn import RPN
 from deepdisc.errors import InputError, nearest
+from deepdisc.psf import PSF_SIDE
 from deepdisc.structures import ImageBatch, Instances, RegionMasks
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Detector(nn.Module):
     Input: a list of records, one per image, which may differ in size:
         image: (C, h, w) float; C bands in the model's order.
         variance: (C, h, w), mask: (C, h, w) bool, True = no data, optional; both only used by a `stretch`.
+        psf: (C, P, P), see `deepdisc.psf`, optional; likewise.
         ebv: E(B-V), a scalar or a coarse grid over the image; 0 when absent.
         instances: in training, the true objects: `gt_boxes`, `gt_classes`, `gt_masks` (bool (N, h, w),
             `RegionMasks` or `PolygonMasks`) and the labels of the other heads.
@@ -41,6 +43,7 @@ class Detector(nn.Module):
         pixel_mean: Sequence[float] = (0.0,),
         pixel_std: Sequence[float] = (1.0,),
         stretch: nn.Module | None = None,
+        loss_weights: nn.Module | None = None,
     ):
         """Assemble the detector.
 
@@ -51,6 +54,8 @@ class Detector(nn.Module):
             pixel_mean: subtracted from the (stretched) image; one value for all bands, or one per band.
             pixel_std: the image is then divided by this; likewise.
             stretch: (image, variance, mask) -> image, before mean and std; None = the image as it is.
+            loss_weights: named losses -> a term that turns their sum into a weighted one, see `LossWeights`; None = the
+                plain sum.
 
         Raises:
             InputError: mean or std of another number of bands; a part reads a map that the backbone does not make.
@@ -60,6 +65,7 @@ class Detector(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.stretch = stretch
+        self.loss_weights = loss_weights
         self._warned = False
         for name, numbers in {"pixel_mean": pixel_mean, "pixel_std": pixel_std}.items():
             if not all(math.isfinite(x) and (x > 0 or name == "pixel_mean") for x in numbers):
@@ -93,6 +99,9 @@ class Detector(nn.Module):
     def losses(self, records: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Named losses of a batch, in either mode (a validation loss must not touch batch-norm statistics).
 
+        With `loss_weights` the losses stay as they are; in training mode there is also "loss_weighting", which makes
+        their sum the weighted one. Validation losses of different iterations stay comparable.
+
         Raises:
             InputError: an image of another number of bands, or without pixels, or without `instances`.
             FloatingPointError: the proposals are not finite.
@@ -100,7 +109,10 @@ class Detector(nn.Module):
         targets = [self._target(record) for record in records]
         features, image_sizes = self._features(records)
         proposals, losses = self.proposal_generator(features, image_sizes, targets)
-        return losses | self.roi_heads.losses(_for_pooling(features), proposals, targets, self._maps(records))
+        losses |= self.roi_heads.losses(_for_pooling(features), proposals, targets, self._maps(records))
+        if self.loss_weights is not None and self.training:
+            losses["loss_weighting"] = self.loss_weights(losses)
+        return losses
 
     def predict(self, records: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Detections of each image, best first; see the class and `losses`."""
@@ -134,7 +146,7 @@ class Detector(nn.Module):
         return features, batch.image_sizes
 
     def _on_device(self, record: dict[str, Any]) -> dict[str, Tensor]:
-        """Image, and with a stretch also variance and mask (True also where a value is not finite), on the device."""
+        """Image, and with a stretch also variance, mask (True also where a value is not finite) and PSF, on the device."""
         image = record["image"]
         if not isinstance(image, Tensor):
             raise InputError(f"an image must be a torch tensor (band, y, x), not {type(image).__name__}")
@@ -152,7 +164,16 @@ class Detector(nn.Module):
             if value.shape != image.shape:
                 raise InputError(f"{name} is {tuple(value.shape)}, the image {tuple(image.shape)}: they must agree")
         pixels["mask"] = pixels["mask"] | ~torch.isfinite(pixels["image"]) | ~torch.isfinite(pixels["variance"])
-        return pixels
+        return pixels | {"psf": self._psf(record)}
+
+    def _psf(self, record: dict[str, Any]) -> Tensor:
+        shape = len(record["image"]), PSF_SIDE, PSF_SIDE
+        psf = record.get("psf")
+        if psf is None:
+            return self.pixel_mean.new_zeros(shape)
+        if psf.shape != shape:
+            raise InputError(f"psf is {tuple(psf.shape)}, it must be {shape}; deepdisc.psf.recorded_psf makes it so")
+        return psf.to(self.pixel_mean)
 
     def preprocess(self, records: list[dict[str, Any]]) -> ImageBatch:
         """Stretch and normalise each image, then pad all to a common size."""
@@ -176,7 +197,7 @@ class Detector(nn.Module):
         """The measured pixels, for heads that need fluxes: zero and not "valid" where masked or padded.
 
         Returns:
-            "flux" nJy, "variance" nJy^2 and "valid" bool, each (N, C, H, W).
+            "flux" nJy, "variance" nJy^2 and "valid" bool, each (N, C, H, W); "psf" (N, C, P, P), zero where unknown.
         """
         stacks = {
             "flux": [x["image"].masked_fill(x["mask"], 0) for x in records],
@@ -184,7 +205,8 @@ class Detector(nn.Module):
             "valid": [~x["mask"] for x in records],
         }
         divisibility = self.backbone.size_divisibility
-        return {name: ImageBatch.from_list(images, divisibility).tensor for name, images in stacks.items()}
+        pixels = {name: ImageBatch.from_list(images, divisibility).tensor for name, images in stacks.items()}
+        return pixels | {"psf": torch.stack([x["psf"] for x in records])}
 
     def _target(self, record: dict[str, Any]) -> Instances:
         if "instances" not in record:

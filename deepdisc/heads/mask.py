@@ -28,6 +28,7 @@ class MaskHead(Head):
         num_conv: int = 4,
         norm: str | None = None,
         chunk_size: int = 128,
+        loss_weight: float = 1.0,
     ):
         """Build the head.
 
@@ -39,8 +40,9 @@ class MaskHead(Head):
             num_conv: number of 3x3 convolutions.
             norm: of these, see `layers.make_norm`; None = biases instead.
             chunk_size: regions predicted at a time, which bounds the memory of a crowded field.
+            loss_weight: factor of the loss.
         """
-        super().__init__()
+        super().__init__(loss_weight=loss_weight)
         self.pooler = pooler
         self.num_classes = num_classes
         self.num_conv = num_conv
@@ -69,7 +71,8 @@ class MaskHead(Head):
         targets = [mask_targets(x.gt_masks, x.proposal_boxes, logits.shape[-1]) for x in instances if len(x)]
         classes = torch.cat([x.gt_classes for x in instances])
         chosen = logits[torch.arange(len(logits), device=logits.device), classes]
-        return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, torch.cat(targets).to(chosen))}
+        loss = F.binary_cross_entropy_with_logits(chosen, torch.cat(targets).to(chosen))
+        return {"loss_mask": loss * self.loss_weight}
 
     @torch.no_grad()
     def probabilities(self, features: dict[str, Tensor], boxes: list[Tensor], classes: list[Tensor]) -> list[Tensor]:
