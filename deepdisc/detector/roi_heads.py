@@ -178,6 +178,8 @@ class ROIHeads(nn.Module):
             found.append(_with_maps(objects, objects.pred_boxes, values))
         for head in self.all_heads().values():
             found = head.predict(features, found)
+        for head in self.all_heads().values():
+            found = head.calibrate(found)
         return found
 
     @property

@@ -29,10 +29,12 @@ class Head(nn.Module):
         columns: names of the catalogue columns this head adds; rows of the schema in `deepdisc.catalog`.
         adds: the `pred_*` fields that heads after it may read, in losses too (there without gradient).
         needs: the fields of earlier heads that it reads; the order is checked when the model is built.
+        calibrated: the `pred_*` fields that `self.calibration` changes after prediction -> name of their label.
         loss_weight: factor of its losses.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
+    calibrated: ClassVar[dict[str, str]] = {}
     adds: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
@@ -111,3 +113,13 @@ class Head(nn.Module):
                 before have added. The fields must be added for an image without detections too.
         """
         raise NotImplementedError
+
+    def calibrate(self, instances: list[Instances]) -> list[Instances]:
+        """Replace the fields in `calibrated` of every image by what `self.calibration` makes of them.
+
+        This comes after all heads have predicted, so that each reads of the others what it read in training.
+        """
+        for field in self.calibrated:
+            for objects in instances:
+                objects.set(field, self.calibration(objects.get(field)))
+        return instances

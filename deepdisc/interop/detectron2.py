@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from deepdisc.data.annotations import XYWH_ABS
 from deepdisc.data.coco import split_to_coco
+from deepdisc.detector.roi_heads import check_order
 from deepdisc.errors import InputError
 from deepdisc.structures import Instances, PolygonMasks, RegionMasks, sample_map
 
@@ -82,6 +83,7 @@ class MeasuringMixin:
         super().__init__(*args, **kwargs)
         build = _theirs("config").instantiate  # which leaves lazy calls inside a plain mapping alone
         self.heads = nn.ModuleDict({name: build(head) for name, head in (heads or {}).items()})
+        check_order(self.heads)
 
     def forward(self, images, features: Mapping[str, Tensor], proposals: list, targets: list | None = None):
         """As detectron2's, with the losses or the `pred_*` fields of our heads added."""
@@ -90,7 +92,7 @@ class MeasuringMixin:
         instances, losses = super().forward(images, maps, proposals, targets)
         if self.training:
             objects = self._objects(instances, "proposal_boxes", maps)
-            objects = [found[_is_object(found, self.num_classes)] for found in objects]
+            objects = [_foreground(found, self.num_classes) for found in objects]
             for head in self.heads.values():
                 losses.update(head.losses(maps, objects))
         return instances, losses
@@ -103,6 +105,8 @@ class MeasuringMixin:
         known = [set(objects.fields()) for objects in ours]
         for head in self.heads.values():
             ours = head.predict(maps, ours)
+        for head in self.heads.values():
+            ours = head.calibrate(ours)
         for theirs, objects, before in zip(instances, ours, known, strict=True):
             for name, value in objects.fields().items():
                 if name not in before:
@@ -121,11 +125,14 @@ class MeasuringMixin:
         return found
 
 
-def _is_object(objects: Instances, num_classes: int) -> Tensor:
-    """Which sampled proposals match an object; without any `gt_` field there is none in the image."""
-    if not objects.has("gt_classes"):
-        return torch.zeros(len(objects), dtype=torch.bool, device=objects.proposal_boxes.device)
-    return (objects.gt_classes >= 0) & (objects.gt_classes < num_classes)
+def _foreground(objects: Instances, num_classes: int) -> Instances:
+    """The sampled proposals of one image that match an object, with `gt_object`: a true box stands for its object."""
+    if not objects.has("gt_classes"):  # without any `gt_` field there is none in the image
+        return objects[:0]
+    found = objects[(objects.gt_classes >= 0) & (objects.gt_classes < num_classes)]
+    if found.has("gt_boxes"):
+        found.gt_object = torch.unique(found.gt_boxes, dim=0, return_inverse=True)[1]
+    return found
 
 
 class RecordMixin:
