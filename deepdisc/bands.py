@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deepdisc.errors import InputError
 
@@ -33,6 +33,15 @@ def by_wavelength(bands: Sequence[str]) -> list[str]:
     """The bands from blue to red; as they are given where a name says no wavelength, or no band of its own."""
     known = [wavelength_um(band) for band in bands]
     return list(bands) if None in known else [band for _, band in sorted(zip(known, bands, strict=True))]
+
+
+def label_columns(labels: Mapping[str, str | Sequence[str]], bands: Sequence[str]) -> dict[str, str | list[str]]:
+    """The columns of labels: a name stays a name, one that holds "{band}" becomes a list with one name per band."""
+    return {
+        label: [names.replace("{band}", band) for band in bands] if isinstance(names, str) and "{band}" in names
+        else names if isinstance(names, str) else list(names)
+        for label, names in labels.items()
+    }  # fmt: skip
 
 
 def rgb_bands(bands: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from deepdisc import photometry
 from deepdisc.data.fits_plane import FitsFile, Plane, split_extension
 from deepdisc.data.noise import NoiseMesh, estimate_mesh
+from deepdisc.data.psf import read_psf
 from deepdisc.data.sources import BandSource, add_own_variance
 from deepdisc.errors import InputError
 from deepdisc.sky import GRID_TOLERANCE_PIX, PixelGrid
@@ -80,6 +81,7 @@ class Band:
         grid: its pixel grid.
         zero_point: AB magnitude of one image unit.
         noise_from: "variance", "rms" or "weight" map, or "estimated".
+        psf: its point-spread function.
 
     Raises:
         InputError: files that are missing, damaged or of another shape; no zero point; no pixel scale; no valid pixel.
@@ -113,6 +115,7 @@ class Band:
             self._check_map(self._mask)
         self._mask_bits = None if source.mask_bits is None else sum(1 << bit for bit in set(source.mask_bits))
         self._no_data = self._find_no_data()
+        self.psf = read_psf(source, self.grid.pixel_scale_arcsec)
         self._sky: Sky | None = None
         self._lock = threading.Lock()
         self._require_valid_pixel()
@@ -278,7 +281,7 @@ class Band:
             "noise_kind": self.noise_from,
             "mask": source.mask,
             "weight_scale": source.weight_scale,
-            "psf": source.psf,
+            "psf": self.psf.describe(self.grid.pixel_scale_arcsec),
             "psf_fwhm_arcsec": source.psf_fwhm_arcsec,
         }
 

@@ -8,29 +8,35 @@ after resuming.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fitsio
 import numpy as np
 import pandas as pd
 import torch
+from astropy.io import fits
+from astropy.wcs import WCS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepdisc import catalog
+from deepdisc.bands import label_columns
+from deepdisc.data.band import celestial_wcs
 from deepdisc.data.splits import tile_edges
 from deepdisc.data.tile_writer import SCHEMA_VERSION
 from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_turns
 from deepdisc.data.truth import to_instances
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import read_yaml
+from deepdisc.sky import PixelGrid
 from deepdisc.structures import Instances
 
 # Columns of the truth that decide which objects are labelled.
 _NEEDED = ("class_id", "flags", "area_pix")
+_HELPFUL = ("snr", "neighbours")  # and those that are used where the truth has them
 
 
 def read_description(root: str | Path) -> dict[str, Any]:
@@ -49,27 +55,51 @@ def read_description(root: str | Path) -> dict[str, Any]:
     return description
 
 
-def read_tile(path: str | Path, planes: Sequence[int]) -> tuple[np.ndarray, ...]:
+class TilePixels(NamedTuple):
+    """What a tile's file holds.
+
+    Attributes:
+        image: (C, h, w) float32 nJy.
+        variance: (C, h, w) float32 nJy^2.
+        mask: (C, h, w) bool.
+        segmentation: (h, w) int32.
+        ebv: E(B-V) in even cells (rows, columns).
+        psf: (rows, columns, C, P, P) float32, in even cells too.
+    """
+
+    image: np.ndarray
+    variance: np.ndarray
+    mask: np.ndarray
+    segmentation: np.ndarray
+    ebv: np.ndarray
+    psf: np.ndarray
+
+
+def read_tile(path: str | Path, planes: Sequence[int]) -> TilePixels:
     """Read a tile of a data set.
 
     Args:
         path: its file.
         planes: numbers of the bands wanted, in this order.
 
-    Returns:
-        image (C, h, w) float32 nJy, variance (C, h, w) nJy^2, mask (C, h, w) bool, segmentation (h, w) int32, E(B-V) in
-        even cells (rows, columns).
-
     Raises:
         InputError: the file cannot be read.
     """
+    planes = list(planes)
     try:
-        with fitsio.FITS(str(path)) as fits:
-            cubes = [fits[name].read()[list(planes)] for name in ("IMAGE", "VARIANCE", "MASK")]
-            segmentation, ebv = fits["SEGMENTATION"].read(), fits["EBV"].read()
+        with fitsio.FITS(str(path)) as file:
+            image, variance, mask = (file[name].read()[planes] for name in ("IMAGE", "VARIANCE", "MASK"))
+            segmentation, ebv, psf = (file[name].read() for name in ("SEGMENTATION", "EBV", "PSF"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
-    return cubes[0], cubes[1], cubes[2].astype(bool), segmentation, ebv
+    return TilePixels(image, variance, mask.astype(bool), segmentation, ebv, psf[:, :, planes])
+
+
+def _read_wcs(path: Path) -> WCS | None:
+    try:
+        return celestial_wcs(fits.getheader(path, "IMAGE"))
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
 
 
 @dataclass(frozen=True)
@@ -107,13 +137,16 @@ class TileDataset(Dataset):
         augment: random windows, mirroring and quarter turns.
         noise: makes augmented samples noisier; None for never.
         seed: of all random choices.
-        labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`.
-        spin2: label name -> two truth columns with the components along x and y (shear).
+        labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`, (N,); several columns, or one
+            that holds "{band}" and stands for one column per band in the order of `bands`, make them (N, k).
+        spin2: label name -> two truth columns in sky orientation, such as (g1, g2), which are turned to the pixel axes
+            (see `deepdisc.sky`); unknown in tiles without a WCS.
+        ranges: label name -> (low, high) that its finite values must keep to.
         min_visible: objects with a smaller share of their pixels inside the window are not labelled.
         cache: keep all tiles in memory; before worker processes start, so that they share it.
 
     Raises:
-        InputError: no data set there, an empty split, a band or label that it lacks.
+        InputError: no data set there, an empty split, a band or label that it lacks, a label out of its range.
     """
 
     def __init__(
@@ -125,8 +158,9 @@ class TileDataset(Dataset):
         augment: bool = False,
         noise: NoiseAugmentation | None = None,
         seed: int = 0,
-        labels: dict[str, str] | None = None,
-        spin2: dict[str, Sequence[str]] | None = None,
+        labels: Mapping[str, str | Sequence[str]] | None = None,
+        spin2: Mapping[str, Sequence[str]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
         min_visible: float = 0.3,
         cache: bool = False,
     ):
@@ -135,13 +169,15 @@ class TileDataset(Dataset):
         self.description = read_description(root)
         self.bands = list(self.description["bands"] if bands is None else bands)
         self._band_index = [_band_position(self.description, band, root) for band in self.bands]
-        self.labels = {"redshift": "redshift"} if labels is None else dict(labels)
+        self.labels = label_columns({"redshift": "redshift"} if labels is None else labels, self.bands)
         self.spin2 = {name: list(columns) for name, columns in (spin2 or {}).items()}
         if crop_size is not None and crop_size < 16:
             raise InputError(f"crop_size={crop_size} is too small; use at least 16 pixels, or null for whole tiles")
         self.crop_size = crop_size
         self.tiles = self._read_tiles()
         self._truth = self._read_truth()
+        self._check_ranges(ranges or {})
+        self._spin2 = [self._turned(index) for index in range(len(self.tiles))]
         self._windows = None if augment else self._cover()
         self._cache = [self._read(i) for i in range(len(self.tiles))] if cache else None
 
@@ -155,22 +191,23 @@ class TileDataset(Dataset):
             key: index, or (index, draw); `draw` numbers the random versions of an augmented sample.
 
         Returns:
-            image (C, h, w) float32 nJy, variance (C, h, w) nJy^2, mask (C, h, w) bool, ebv () float32, instances with
-            the `gt_*` fields of `truth.to_instances`, tile (number in the data set) and window (y0, x0, y1, x1) in it.
+            image (C, h, w) float32 nJy, variance (C, h, w) nJy^2, mask (C, h, w) bool, ebv () float32, psf (C, P, P)
+            float32 (see `deepdisc.psf`), instances with the `gt_*` fields of `truth.to_instances`, tile (number in the
+            data set) and window (y0, x0, y1, x1) in it.
         """
         index, draw = (key, 0) if isinstance(key, int | np.integer) else key
         label_snr = None
         if self._windows is not None:
             tile, window = self._windows[index]
-            sample = crop(self._tile(tile), *window)
+            sample = crop(self._tile(tile, window), *window)
         else:
             tile = index
             rng = np.random.default_rng([self.seed, draw, tile])
-            sample = self._tile(tile)
-            window = self._random_window(sample.shape, rng)
-            sample, label_snr = self._augmented(crop(sample, *window), rng)
+            window = self._random_window((int(self.tiles.height.iloc[tile]), int(self.tiles.width.iloc[tile])), rng)
+            sample, label_snr = self._augmented(crop(self._tile(tile, window), *window), rng)
         instances = to_instances(sample, self.min_visible, label_snr)
-        return _as_input(sample, self._ebv(tile, window), instances, int(self.tiles.tile.iloc[tile]), window)
+        ebv = float(self._at_middle(self._pixels(tile).ebv, tile, window))
+        return _as_input(sample, ebv, instances, int(self.tiles.tile.iloc[tile]), window)
 
     def _augmented(self, sample: Sample, rng: np.random.Generator) -> tuple[Sample, float | None]:
         if rng.random() < 0.5:
@@ -206,45 +243,76 @@ class TileDataset(Dataset):
     def _read_truth(self) -> list[dict[str, np.ndarray]]:
         """Per tile the columns that are needed, as arrays."""
         truth = _read_table(self.root / "truth.parquet")
-        wanted = {*self.labels.values(), *(name for pair in self.spin2.values() for name in pair)}
-        for name in sorted({*wanted, "id", *catalog.BOX_COLUMNS, *_NEEDED}):
+        wanted = {name for names in (*self.labels.values(), *self.spin2.values()) for name in _listed(names)}
+        needed = {*wanted, "id", *catalog.BOX_COLUMNS, *_NEEDED, *(catalog.POSITION_COLUMNS if self.spin2 else ())}
+        for name in sorted(needed):
             if name not in truth:
                 close = nearest(name, truth.columns)
                 hint = f"; the nearest is {close!r}" if close else ""
                 raise InputError(f"data set {self.root}: its truth has no column {name!r}{hint}")
-        columns = ["id", *catalog.BOX_COLUMNS, *_NEEDED, *(["snr"] if "snr" in truth else []), *sorted(wanted)]
-        by_tile = dict(list(truth[["tile", *dict.fromkeys(columns)]].groupby("tile")))
+        columns = ["id", *catalog.BOX_COLUMNS, *_NEEDED, *(name for name in _HELPFUL if name in truth), *sorted(wanted)]
+        positions = catalog.POSITION_COLUMNS if self.spin2 else ()
+        columns = list(dict.fromkeys([*columns, *positions]))
+        by_tile = dict(list(truth[["tile", *columns]].groupby("tile")))
         empty = truth[:0]
         return [{name: by_tile.get(tile, empty)[name].to_numpy() for name in columns} for tile in self.tiles.tile]
 
-    def _read(self, index: int) -> tuple[np.ndarray, ...]:
+    def _turned(self, index: int) -> dict[str, np.ndarray]:
+        """The spin-2 labels of a tile's objects, (N, 2) each, along the pixel axes."""
+        if not self.spin2:
+            return {}
+        truth, wcs = self._truth[index], _read_wcs(self.root / self.tiles.file.iloc[index])
+        grid = PixelGrid((0, 0), self.description["pixel_scale_arcsec"], wcs)
+        x, y = (truth[name] for name in catalog.POSITION_COLUMNS)
+        turned = {
+            label: grid.shear_to_pixel(x, y, *(truth[name] for name in pair)) for label, pair in self.spin2.items()
+        }
+        return {label: np.stack(components, axis=1) for label, components in turned.items()}
+
+    def _check_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        for label, (low, high) in ranges.items():
+            names = self.labels.get(label, self.spin2.get(label))
+            if names is None:
+                known = ", ".join((*self.labels, *self.spin2))
+                raise InputError(f"ranges: {label!r} is no label; the labels are {known or 'none'}")
+            if not low < high:
+                raise InputError(f"ranges: {label} is ({low}, {high}); give its lowest and highest value")
+            for tile, truth in zip(self.tiles.tile, self._truth, strict=True):
+                for name in _listed(names):
+                    outside = np.isfinite(truth[name]) & ~((truth[name] >= low) & (truth[name] <= high))
+                    if outside.any():
+                        first = int(outside.argmax())
+                        raise InputError(
+                            f"data set {self.root}: {name} of object {truth['id'][first]} in tile {tile} is "
+                            f"{truth[name][first]:g}, outside of the range {low:g} to {high:g} of label {label!r}; correct "
+                            "the truth, or the range"
+                        )
+
+    def _read(self, index: int) -> TilePixels:
         return read_tile(self.root / self.tiles.file.iloc[index], self._band_index)
 
-    def _pixels(self, index: int) -> tuple[np.ndarray, ...]:
+    def _pixels(self, index: int) -> TilePixels:
         return self._read(index) if self._cache is None else self._cache[index]
 
-    def _tile(self, index: int) -> Sample:
-        image, variance, mask, segmentation, _ = self._pixels(index)
-        truth = self._truth[index]
+    def _tile(self, index: int, window: tuple[int, int, int, int]) -> Sample:
+        """The whole tile, with the PSF in the middle of a window of it."""
+        pixels, truth = self._pixels(index), self._truth[index]
         return Sample(
-            image,
-            variance,
-            mask,
-            segmentation,
+            *(pixels.image, pixels.variance, pixels.mask, pixels.segmentation),
             ids=truth["id"],
             boxes=np.stack([truth[name] for name in catalog.BOX_COLUMNS], axis=1).astype(np.float32),
-            labels={name: truth[name] for name in (*_NEEDED, "snr") if name in truth}
-            | {label: truth[column] for label, column in self.labels.items()},
-            spin2={label: np.stack([truth[name] for name in pair], axis=1) for label, pair in self.spin2.items()},
+            labels={name: truth[name] for name in (*_NEEDED, *_HELPFUL) if name in truth}
+            | {label: _values(truth, names) for label, names in self.labels.items()},
+            spin2=self._spin2[index],
+            psf=self._at_middle(pixels.psf, index, window),
         )
 
-    def _ebv(self, index: int, window: tuple[int, int, int, int]) -> float:
-        """E(B-V) in the cell of the tile's coarse grid that holds the window's centre."""
-        grid = self._pixels(index)[4]
+    def _at_middle(self, cells: np.ndarray, index: int, window: tuple[int, int, int, int]) -> np.ndarray:
+        """Of even cells (rows, columns, ...) that cover a tile, the one that holds the middle of a window."""
         y = (window[0] + window[2]) / 2 / self.tiles.height.iloc[index]
         x = (window[1] + window[3]) / 2 / self.tiles.width.iloc[index]
-        rows, columns = grid.shape
-        return float(grid[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)])
+        rows, columns = cells.shape[:2]
+        return cells[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)]
 
 
 class SampledDataset(Dataset):
@@ -262,6 +330,11 @@ class SampledDataset(Dataset):
         if length < 1:
             raise InputError(f"length={length}: a data set has at least one sample")
         self.source, self.length, self.min_visible = source, length, min_visible
+
+    @property
+    def root(self) -> str:
+        """What messages call it: there is no folder."""
+        return f"{self.description.get('name', type(self.source).__name__)!r} (drawn, not stored)"
 
     @property
     def description(self) -> dict[str, Any]:
@@ -287,10 +360,20 @@ def _as_input(sample: Sample, ebv: float, instances: Instances, tile: int, windo
         "variance": _tensor(sample.variance),
         "mask": _tensor(sample.mask),
         "ebv": torch.tensor(ebv),
+        "psf": _tensor(sample.psf),
         "instances": instances,
         "tile": tile,
         "window": window,
     }
+
+
+def _listed(columns: str | Sequence[str]) -> list[str]:
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def _values(truth: Mapping[str, np.ndarray], columns: str | Sequence[str]) -> np.ndarray:
+    """(N,) values of a column, (N, k) of several."""
+    return truth[columns] if isinstance(columns, str) else np.stack([truth[name] for name in columns], axis=1)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

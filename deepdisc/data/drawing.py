@@ -277,9 +277,9 @@ def _truth_of(root: Path, tiles: Sequence[int]) -> pd.DataFrame:
 
 def _tile(root: Path, description: Mapping[str, Any], tile: pd.Series, truth: pd.DataFrame, folder: Path) -> str:
     bands = list(description["bands"])
-    image, _, mask, segmentation, _ = read_tile(root / tile.file, [bands.index(name) for name in rgb_bands(bands)])
-    rgb = plots.asinh_rgb(image)
-    rgb[mask.all(axis=0)] = _BAD_PIXEL
+    pixels = read_tile(root / tile.file, [bands.index(name) for name in rgb_bands(bands)])
+    rgb = plots.asinh_rgb(pixels.image)
+    rgb[pixels.mask.all(axis=0)] = _BAD_PIXEL
     has_redshift = np.isfinite(truth.redshift) if "redshift" in truth else np.zeros(len(truth), bool)
     title = (
         f"tile {tile.tile}, {tile.split}: x {tile.x0} to {tile.x0 + tile.width}, y {tile.y0} to "
@@ -288,7 +288,7 @@ def _tile(root: Path, description: Mapping[str, Any], tile: pd.Series, truth: pd
     )
     boxes = truth[list(catalog.BOX_COLUMNS)].to_numpy(float)
     colors = [_CLASS_COLORS[int(i) % len(_CLASS_COLORS)] for i in truth.class_id]
-    borders = plots.label_borders(segmentation)
+    borders = plots.label_borders(pixels.segmentation)
     figure = plots.tile(rgb, borders, boxes, colors, _redshift_texts(truth, boxes), title)
     return webpage.image(plots.png(figure, dpi=130), f"Tile {tile.tile}", folder / "tiles" / f"{tile.tile:05d}.png")
 
@@ -310,8 +310,9 @@ def _measure(
     measured = []
     for row in track(chosen.tolist(), description="tiles", console=Console(stderr=True), transient=True):
         tile = tiles.iloc[row]
-        image, variance, mask, segmentation, _ = read_tile(root / tile.file, list(range(len(bands))))
-        measured.append((tile.split, census.measure_pixels(image, variance, mask, segmentation == 0)))
+        pixels = read_tile(root / tile.file, list(range(len(bands))))
+        is_sky = pixels.segmentation == 0
+        measured.append((tile.split, census.measure_pixels(pixels.image, pixels.variance, pixels.mask, is_sky)))
     return measured
 
 

@@ -203,6 +203,16 @@ class Mosaic:
         """E(B-V) of a rectangle, float32: shape () or even cells (rows, columns) that cover it; 0 when not given."""
         return np.zeros((), np.float32) if self._reddening is None else self._reddening.at(y0, x0, y1, x1)
 
+    def psf_at(self, y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
+        """(C, P, P) float32 PSF of each band at the middle of a rectangle; see `deepdisc.psf`."""
+        x, y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
+        return np.stack([band.psf.at(x, y) for band in self._bands.values()])
+
+    @property
+    def psf_varies(self) -> bool:
+        """Whether some band's PSF is another one elsewhere in the field."""
+        return any(len(band.psf.stamps) > 1 for band in self._bands.values())
+
     def measure_sky(self) -> Mosaic:
         """Measure now, once, the noise and sky levels that reading needs; worker processes then receive them."""
         for band in self._bands.values():

@@ -39,8 +39,8 @@ class BandSource:
         unit: flux unit of the image, such as nJy.
         no_data: pixels of this value hold no data; None: 0 for floating-point images without a noise map.
         weight_scale: factor on the inverse variance, "auto" to measure it from the sky, None for 1.
-        psf: file of the point-spread function; not read here.
-        psf_fwhm_arcsec: its full width at half maximum.
+        psf: file of the point-spread function, see `deepdisc.data.psf`.
+        psf_fwhm_arcsec: its full width at half maximum before the pixel.
     """
 
     name: str

@@ -23,8 +23,9 @@ from deepdisc.data.splits import SPLITS, Area, leaks, tile_edges
 from deepdisc.data.truth import EDGE
 from deepdisc.files import write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _CELL_PIX = 64  # of E(B-V) made from the objects' values
+_PSF_CELL_PIX = 128  # of PSFs that vary over the field
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class TileWriter:
             fits.write(mask.astype(np.uint8), extname="MASK")
             fits.write(segmentation, extname="SEGMENTATION")
             fits.write(np.atleast_2d(np.asarray(ebv, np.float32)), extname="EBV", header={"BUNIT": "mag"})
+            fits.write(_psf_cells(mosaic, window), extname="PSF")
         self.tiles.append(
             {"tile": number, "file": name, "field": source.name, "split": split}
             | {"y0": y0, "x0": x0, "height": y1 - y0, "width": x1 - x0}
@@ -178,6 +180,19 @@ def ebv_of_objects(truth: pd.DataFrame, window: tuple[int, int, int, int]) -> np
     centres = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
     _, nearest = cKDTree(known[["y", "x"]].to_numpy(float)).query(centres)
     return known.ebv.to_numpy(np.float32)[nearest]
+
+
+def _psf_cells(mosaic: Mosaic, window: tuple[int, int, int, int]) -> np.ndarray:
+    """(rows, columns, C, P, P) float32 PSFs in even cells of a rectangle `y0, x0, y1, x1`: one if they do not vary."""
+    y0, x0, y1, x1 = window
+    size = _PSF_CELL_PIX if mosaic.psf_varies else max(y1 - y0, x1 - x0)
+    columns = tile_edges(x0, x1, size)
+    return np.stack(
+        [
+            [mosaic.psf_at(top, left, bottom, right) for left, right in columns]
+            for top, bottom in tile_edges(y0, y1, size)
+        ]
+    )
 
 
 def _tile_truth(source: HasPixels, number: int, segmentation: np.ndarray, foreign: np.ndarray, window) -> pd.DataFrame:

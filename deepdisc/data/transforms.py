@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from deepdisc.catalog import FLAGS
+from deepdisc.psf import unknown_psf
+
 
 @dataclass
 class Sample:
@@ -22,8 +25,9 @@ class Sample:
         segmentation: (h, w) int32, 0 = background, otherwise an object's id.
         ids: (N,) int64, ids of the objects whose labels follow.
         boxes: (N, 4) float32.
-        labels: name -> (N, ...) array that no transform changes.
+        labels: name -> (N, ...) array that no transform changes, except that what a crop cuts is flagged EDGE.
         spin2: name -> (N, 2) array that turns with the picture.
+        psf: (C, P, P) float32, see `deepdisc.psf`; unknown unless given.
     """
 
     image: np.ndarray
@@ -34,6 +38,11 @@ class Sample:
     boxes: np.ndarray
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     spin2: dict[str, np.ndarray] = field(default_factory=dict)
+    psf: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.psf is None:
+            self.psf = unknown_psf(len(self.image))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,8 +59,9 @@ class Sample:
             spin2={name: value[keep] for name, value in self.spin2.items()},
         )
 
-    def _pixels(self, function) -> dict[str, np.ndarray]:
-        return {name: function(getattr(self, name)) for name in ("image", "variance", "mask", "segmentation")}
+    def _pixels(self, function, *others: str) -> dict[str, np.ndarray]:
+        names = ("image", "variance", "mask", "segmentation", *others)
+        return {name: function(getattr(self, name)) for name in names}
 
 
 def crop(sample: Sample, y0: int, x0: int, y1: int, x1: int) -> Sample:
@@ -59,10 +69,12 @@ def crop(sample: Sample, y0: int, x0: int, y1: int, x1: int) -> Sample:
 
     Objects stay in the list even when nothing of them is left: who drops them needs their areas (see `dataset`).
     """
-    boxes = sample.boxes - np.array([x0, y0, x0, y0], dtype=np.float32)
-    boxes[:, 0::2] = boxes[:, 0::2].clip(0, x1 - x0)
-    boxes[:, 1::2] = boxes[:, 1::2].clip(0, y1 - y0)
-    return replace(sample, boxes=boxes, **sample._pixels(lambda value: value[..., y0:y1, x0:x1]))
+    whole = sample.boxes - np.array([x0, y0, x0, y0], dtype=np.float32)
+    size = np.array([x1 - x0, y1 - y0] * 2, dtype=np.float32)
+    boxes, labels = whole.clip(0, size), dict(sample.labels)
+    if "flags" in labels:
+        labels["flags"] = labels["flags"] | np.where((boxes != whole).any(axis=1), FLAGS["EDGE"].value, 0)
+    return replace(sample, boxes=boxes, labels=labels, **sample._pixels(lambda value: value[..., y0:y1, x0:x1]))
 
 
 def mirror(sample: Sample) -> Sample:
@@ -73,7 +85,7 @@ def mirror(sample: Sample) -> Sample:
         sample,
         boxes=np.stack((width - x1, y0, width - x0, y1), axis=1),
         spin2={name: value * np.array([1, -1], value.dtype) for name, value in sample.spin2.items()},
-        **sample._pixels(lambda value: value[..., ::-1]),
+        **sample._pixels(lambda value: value[..., ::-1], "psf"),
     )
 
 
@@ -86,7 +98,7 @@ def quarter_turns(sample: Sample, turns: int) -> Sample:
             sample,
             boxes=np.stack((y0, width - x1, y1, width - x0), axis=1),
             spin2={name: -value for name, value in sample.spin2.items()},
-            **sample._pixels(lambda value: np.rot90(value, axes=(-2, -1))),
+            **sample._pixels(lambda value: np.rot90(value, axes=(-2, -1)), "psf"),
         )
     return sample
 

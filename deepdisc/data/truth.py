@@ -24,8 +24,10 @@ from deepdisc.structures import Instances, RegionMasks
 
 FAINT = catalog.FLAGS["FAINT"].value
 EDGE = catalog.FLAGS["EDGE"].value
+BLENDED = catalog.FLAGS["BLENDED"].value
 STAR = "star"
 _LARGEST_ID = np.iinfo(np.int32).max
+_BOOKKEEPING = ("class_id", "flags", "area_pix", "snr", "neighbours")
 
 logger = logging.getLogger(__name__)
 
@@ -187,14 +189,15 @@ def to_instances(sample: Sample, min_visible: float = 0.3, label_snr: float | No
     its border), when they have no pixel at all (hidden behind a neighbour), or below `label_snr`.
 
     Args:
-        sample: labels must hold "class_id", "flags" and "area_pix" (pixels in the whole field); every other label X
-            becomes gt_X, with gt_has_X = finite.
+        sample: labels must hold "class_id", "flags" and "area_pix" (pixels in the whole field), and may hold "snr" and
+            "neighbours"; every other label X becomes gt_X, with gt_has_X = finite.
         min_visible: smallest visible fraction of the object's pixels.
         label_snr: smallest total signal-to-noise ("snr" label); None for no limit.
 
     Returns:
         Instances with gt_boxes (N, 4) float32, the whole footprint's box cut at the border; gt_classes (N,) int64;
-        gt_masks RegionMasks; gt_<label> float32 and gt_has_<label> bool.
+        gt_masks RegionMasks; gt_flags (N,) int64, BLENDED as "neighbours" says where it is there; gt_<label> float32
+        and gt_has_<label> bool, (N,) or (N, k) as the label; of spin-2 labels (N, 2) and (N,).
     """
     areas, regions, compact = visible_areas(sample)
     labels = sample.labels
@@ -211,14 +214,21 @@ def to_instances(sample: Sample, min_visible: float = 0.3, label_snr: float | No
         gt_boxes=torch.from_numpy(sample.boxes[picked].astype(np.float32)),
         gt_classes=torch.from_numpy(labels["class_id"][picked].astype(np.int64)),
         gt_masks=RegionMasks(windows.reshape(-1, 4), crops, sample.shape),
+        gt_flags=torch.from_numpy(_flags(labels)[picked]),
     )
-    for name, value in _measured(labels, sample.spin2).items():
+    for name, value in (*labels.items(), *sample.spin2.items()):
+        if name in _BOOKKEEPING:
+            continue
         value = value[picked].astype(np.float32)
+        known = np.isfinite(value).all(axis=1) if name in sample.spin2 else np.isfinite(value)
         instances.set(f"gt_{name}", torch.from_numpy(value))
-        instances.set(f"gt_has_{name}", torch.from_numpy(np.isfinite(value).all(axis=tuple(range(1, value.ndim)))))
+        instances.set(f"gt_has_{name}", torch.from_numpy(known))
     return instances
 
 
-def _measured(labels: Mapping[str, np.ndarray], spin2: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    bookkeeping = {"class_id", "flags", "area_pix", "snr"}
-    return {**{name: value for name, value in labels.items() if name not in bookkeeping}, **spin2}
+def _flags(labels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) int64."""
+    flags = labels["flags"].astype(np.int64)
+    if "neighbours" not in labels:
+        return flags
+    return np.where(labels["neighbours"] > 0, flags | BLENDED, flags & ~BLENDED)

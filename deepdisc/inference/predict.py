@@ -29,6 +29,7 @@ from deepdisc.errors import InputError
 from deepdisc.inference.merge import SeamMerger
 from deepdisc.inference.outputs import OutputFolder, ResultWriter, write_fits_copy, write_report
 from deepdisc.inference.tabulate import column_names, tabulate
+from deepdisc.psf import unknown_psf
 from deepdisc.structures import Instances
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def predict(
 
     Args:
         mosaic: the pixels.
-        model: takes a list of {"image", "variance", "mask" (C, h, w), "ebv"} on `device` and returns a list of
-            {"instances"}, in the pixels of the tile.
+        model: takes a list of {"image", "variance", "mask" (C, h, w), "ebv", "psf" (C, P, P)} on `device` and returns a
+            list of {"instances"}, in the pixels of the tile.
         output: folder.
         bands: the model's bands, in its order.
         class_names: names of the model's classes.
@@ -261,21 +262,23 @@ def load_tile(mosaic: Mosaic, tile: Tile) -> LoadedTile:
     extent = (tile.y0, tile.x0, tile.y1, tile.x1)
     try:
         cutout = mosaic.read(*extent)
-        ebv = mosaic.ebv_at(*extent)
+        ebv, psf = mosaic.ebv_at(*extent), mosaic.psf_at(*extent)
     except (OSError, InputError) as error:
         return LoadedTile(tile, None, " ".join(str(error).split()) or type(error).__name__)
     mask = torch.as_tensor(cutout.mask)
     if bool(mask.all()):
         return LoadedTile(tile, None)
     pixels = {"image": torch.as_tensor(cutout.image), "variance": torch.as_tensor(cutout.variance), "mask": mask}
-    return LoadedTile(tile, pixels | {"ebv": torch.as_tensor(ebv, dtype=torch.float32)})
+    around = {"ebv": torch.as_tensor(ebv, dtype=torch.float32), "psf": torch.as_tensor(psf)}
+    return LoadedTile(tile, pixels | around)
 
 
 def _blank(num_bands: int, tile: Tile) -> Pixels:
     """The pixels of a tile without data."""
     shape = (num_bands, tile.y1 - tile.y0, tile.x1 - tile.x0)
     mask = torch.ones(shape, dtype=torch.bool)
-    return {"image": torch.zeros(shape), "variance": torch.ones(shape), "mask": mask, "ebv": torch.tensor(0.0)}
+    around = {"ebv": torch.tensor(0.0), "psf": torch.as_tensor(unknown_psf(num_bands))}
+    return {"image": torch.zeros(shape), "variance": torch.ones(shape), "mask": mask} | around
 
 
 def _groups(loaded: Iterable[LoadedTile], batch: int) -> Iterator[list[LoadedTile]]:

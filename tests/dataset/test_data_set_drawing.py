@@ -14,7 +14,10 @@ from astropy.wcs import WCS
 
 from deepdisc import cli
 from deepdisc.data import census, drawing
+from deepdisc.data.dataset import TilePixels
 from deepdisc.data.drawing import draw_dataset
+from deepdisc.data.tile_writer import SCHEMA_VERSION
+from deepdisc.psf import PSF_SIDE
 
 NINE = ["F090W", "F115W", "F150W", "F200W", "F277W", "F335M", "F356W", "F410M", "F444W"]
 
@@ -43,6 +46,7 @@ def write_dataset(root, tiles=3, bands=("r",), shape=(40, 48), rows=None, wcs=Fa
             fits.write(bad, extname="MASK")
             fits.write(segmentation, extname="SEGMENTATION")
             fits.write(np.zeros((1, 1), np.float32), extname="EBV")
+            fits.write(np.zeros((1, 1, len(bands), PSF_SIDE, PSF_SIDE), np.float32), extname="PSF")
         place = {"y0": 0, "x0": 0, "height": shape[0], "width": shape[1], "split": ("train", "val", "test")[tile % 3]}
         table.append({"tile": tile, "file": f"tiles/{tile:05d}.fits", "field": f"f{tile}", **place})
     pd.DataFrame(table).to_parquet(root / "split.parquet", index=False)
@@ -51,7 +55,7 @@ def write_dataset(root, tiles=3, bands=("r",), shape=(40, 48), rows=None, wcs=Fa
     for name in ("tile", "flags", "class_id", "area_pix", "id"):
         frame[name] = frame[name].astype(np.int32)
     frame.to_parquet(root / "truth.parquet", index=False)
-    about = {"schema_version": 1, "name": "noise", "bands": list(bands), "pixel_scale_arcsec": 1.0}
+    about = {"schema_version": SCHEMA_VERSION, "name": "noise", "bands": list(bands), "pixel_scale_arcsec": 1.0}
     (root / "dataset.yaml").write_text(yaml.safe_dump(about | {"class_names": ["galaxy", "star"]}))
     return root
 
@@ -210,7 +214,11 @@ def test_a_data_set_of_many_tiles_takes_little_memory(tmp_path, monkeypatch):
 
 def census_tile(bands):
     cube = np.ones((bands, 8, 8), np.float32)
-    return cube, cube, np.zeros(cube.shape, bool), np.zeros((8, 8), np.int32), np.zeros((1, 1))
+    return TilePixels(
+        *(cube, cube, np.zeros(cube.shape, bool), np.zeros((8, 8), np.int32)),
+        ebv=np.zeros((1, 1)),
+        psf=np.zeros((1, 1, bands, PSF_SIDE, PSF_SIDE)),
+    )
 
 
 @pytest.mark.parametrize(

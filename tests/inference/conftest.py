@@ -8,6 +8,7 @@ import torch
 from astropy.wcs import WCS
 
 from deepdisc.mixture import Mixture
+from deepdisc.psf import moffat_psf
 from deepdisc.sky import PixelGrid
 from deepdisc.structures import Instances, RegionMasks
 
@@ -56,6 +57,9 @@ class MemoryMosaic:
 
     def ebv_at(self, *extent):
         return np.float32(0.05)
+
+    def psf_at(self, *extent):
+        return np.stack([moffat_psf(3.0)] * 3)
 
     def read(self, y0, x0, y1, x1):
         self.reads += 1
