@@ -18,6 +18,23 @@ from deepdisc.heads.windows import Windows, iterate_windows
 from deepdisc.structures import Instances
 
 
+def band_matrices(order: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What becomes of one number per band, and of the differences between neighbours, for bands in another order.
+
+    Args:
+        order: for each of these C bands, its place in the other order; a permutation.
+
+    Returns:
+        (C, C) and (C - 1, C - 1) of -1, 0 and 1: numbers in the other order = matrix @ numbers in this one.
+    """
+    place = sorted(range(len(order)), key=lambda band: order[band])
+    values = torch.eye(len(order))[place]
+    colors = torch.zeros((max(len(order) - 1, 0),) * 2)
+    for row, (start, end) in zip(colors, pairwise(place), strict=True):
+        row[min(start, end) : max(start, end)] = 1.0 if start < end else -1.0
+    return values, colors
+
+
 class AperturePhotometry(nn.Module):
     """Gaussian-weighted fluxes in every band around each object's re-centred position, as inputs for a network.
 
@@ -51,11 +68,7 @@ class AperturePhotometry(nn.Module):
         Returns:
             (num_outputs, num_outputs) matrix T of -1, 0 and 1: outputs in the other order = T @ outputs in this one.
         """
-        place = sorted(range(self.num_bands), key=lambda band: order[band])
-        values = torch.eye(self.num_bands)[place]
-        colors = torch.zeros((max(self.num_bands - 1, 0),) * 2)
-        for row, (start, end) in zip(colors, pairwise(place), strict=True):
-            row[min(start, end) : max(start, end)] = 1.0 if start < end else -1.0
+        values, colors = band_matrices(order)
         return torch.block_diag(*[values, colors, values] * len(self.sigmas_pix), values)
 
     @torch.no_grad()
