@@ -42,4 +42,5 @@ model.roi_heads = L(CascadeROIHeads)(
     ],
     mask_head=_heads.mask_head,
     heads={},
+    views_per_object=0,
 )

@@ -96,8 +96,10 @@ model = L(Detector)(
             norm=None,
         ),
         heads={},
+        views_per_object=0,
     ),
     pixel_mean=[0.0],  # one value for all bands, or one per band
     pixel_std=[1.0],
     stretch=None,
+    loss_weights=None,
 )
