@@ -17,6 +17,8 @@ Limits = Mapping[str, tuple[float, float]]
 def check_numbers(settings: Any, prefix: str, limits: Limits) -> None:
     """Check that each named number of a settings dataclass lies within its limits; a default of None passes.
 
+    Settings of type int must be whole and are stored as int, those of type bool True or False.
+
     Args:
         settings: the dataclass.
         prefix: what stands before the name in the config, "sky.lensing".
@@ -27,8 +29,25 @@ def check_numbers(settings: Any, prefix: str, limits: Limits) -> None:
     """
     for name, (lowest, highest) in _given(settings, limits):
         value = getattr(settings, name)
-        if not _is_number(value) or not lowest <= value <= highest:
+        if not is_number(value) or not lowest <= value <= highest:
             raise InputError(f"{prefix}.{name} is {value!r}; it must be within {lowest:g} to {highest:g}")
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.type == "int":
+            object.__setattr__(settings, field.name, whole(prefix, field.name, value))
+        elif field.type == "bool" and not isinstance(value, bool):
+            raise InputError(f"{prefix}.{field.name} is {value!r}; it must be True or False")
+
+
+def whole(prefix: str, name: str, value: Any) -> int:
+    """A whole number of a setting.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not is_number(value) or value != math.floor(value):
+        raise InputError(f"{prefix}.{name} is {value!r}; it must be a whole number")
+    return int(value)
 
 
 def check_ranges(settings: Any, prefix: str, limits: Limits) -> None:
@@ -62,6 +81,16 @@ def check_choice(settings: Any, prefix: str, name: str, choices: Sequence[str]) 
         raise InputError(f"{prefix}.{name} is {getattr(settings, name)!r}; it must be one of {', '.join(choices)}")
 
 
+def whole_pair(prefix: str, name: str, value: Any) -> tuple[int, int]:
+    """The two whole numbers of a setting.
+
+    Raises:
+        InputError: it does not hold two whole numbers.
+    """
+    first, second = pair(prefix, name, value)
+    return whole(prefix, name, first), whole(prefix, name, second)
+
+
 def pair(prefix: str, name: str, value: Any) -> Range:
     """The two numbers of a setting.
 
@@ -69,10 +98,11 @@ def pair(prefix: str, name: str, value: Any) -> Range:
         InputError: it does not hold two numbers.
     """
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if len(values) != 2 or not all(map(_is_number, values)):
+    if len(values) != 2 or not all(map(is_number, values)):
         raise InputError(f"{prefix}.{name} is {values}; it needs two numbers")
     return float(values[0]), float(values[1])
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that is not NaN."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)

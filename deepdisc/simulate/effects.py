@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepdisc.errors import InputError
-from deepdisc.simulate.checks import Range, check_choice, check_numbers, check_ranges
+from deepdisc.simulate.checks import Range, check_choice, check_numbers, check_ranges, whole_pair
 from deepdisc.simulate.noise import KERNELS, resampling_kernel
 
 if TYPE_CHECKING:
@@ -113,10 +113,12 @@ class Effects:
         if self.bleed_trails and not self.saturation:
             raise InputError("sky.effects.bleed_trails is True; pixels bleed only with saturation=True")
         if self.chip_pix is not None:
-            sides = tuple(int(side) for side in self.chip_pix)
-            if len(sides) != 2 or min(sides) < 16:
+            sides = whole_pair("sky.effects", "chip_pix", self.chip_pix)
+            if min(sides) < 16:
                 raise InputError(f"sky.effects.chip_pix is {list(sides)}; give a height and a width of at least 16")
             object.__setattr__(self, "chip_pix", sides)
+        if isinstance(self.masked, str):
+            raise InputError(f"sky.effects.masked is {self.masked!r}; it must be a list, such as [{self.masked!r}]")
         for word in self.masked:
             if word not in MASK_BITS:
                 raise InputError(f"sky.effects.masked holds {word!r}; it may hold {', '.join(MASK_BITS)}")

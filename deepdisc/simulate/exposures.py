@@ -21,7 +21,7 @@ import scipy.fft
 
 from deepdisc.catalog import Column
 from deepdisc.errors import InputError
-from deepdisc.simulate.checks import Range, check_numbers, check_ranges
+from deepdisc.simulate.checks import Range, check_numbers, check_ranges, is_number
 
 if TYPE_CHECKING:
     from deepdisc.simulate.conditions import Conditions
@@ -84,7 +84,10 @@ class Exposures:
         check_ranges(self, "sky.exposures", _RANGES)
         check_numbers(self, "sky.exposures", _NUMBERS)
         if isinstance(self.extinction, Mapping):
-            object.__setattr__(self, "extinction", {str(name): float(k) for name, k in self.extinction.items()})
+            object.__setattr__(self, "extinction", {str(name): k for name, k in self.extinction.items()})
+        for k in self.extinction.values() if isinstance(self.extinction, Mapping) else [self.extinction]:
+            if not is_number(k) or not 0 <= k <= 5:
+                raise InputError(f"sky.exposures.extinction holds {k!r}; mag per airmass must be within 0 to 5")
 
     def extinction_of(self, band: str) -> float:
         """Magnitudes per airmass of a band.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepdisc.errors import InputError
-from deepdisc.simulate.checks import Range, check_choice, check_kind, check_numbers, check_ranges, pair
+from deepdisc.simulate.checks import Range, check_choice, check_kind, check_numbers, check_ranges, pair, whole_pair
 from deepdisc.simulate.effects import Effects
 from deepdisc.simulate.exposures import Exposures
 from deepdisc.simulate.lensing import Lensing
@@ -107,13 +107,15 @@ class Sky:
         check_choice(self, "sky", "positions", ("clustered", "catalogue"))
         for name, kind in (("lensing", Lensing), ("effects", Effects), ("exposures", Exposures)):
             check_kind(self, "sky", name, kind)
-        shape = tuple(int(side) for side in pair("sky", "shape", self.shape))
+        shape = whole_pair("sky", "shape", self.shape)
         if min(shape) < 16:
             raise InputError(f"sky.shape is {list(shape)}; a field has at least 16 x 16 pixels")
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "center", pair("sky", "center", self.center))
         if abs(self.center[1]) > 80:
             raise InputError(f"sky.center is {list(self.center)}; the declination must be within -80 to 80 degrees")
+        if isinstance(self.bands, str):
+            raise InputError(f"sky.bands is {self.bands!r}; it must be a list, such as [{self.bands!r}]")
         if self.bands is not None and (not len(self.bands) or len(set(self.bands)) < len(self.bands)):
             raise InputError(f"sky.bands is {list(self.bands)}; give each band once, at least one")
 

@@ -153,6 +153,37 @@ def lensing_maps(g1: np.ndarray, g2: np.ndarray, kappa: np.ndarray) -> np.ndarra
     return factor[:, None, None] * np.stack([1 + g1, g2, g2, 1 - g1], axis=-1).reshape(-1, 2, 2)
 
 
+def lensed_ellipticity(objects: pd.DataFrame, conditions: Conditions) -> tuple[np.ndarray, np.ndarray]:
+    """Ellipticity (a - b) / (a + b) of lensed galaxies without PSF, the mean of disc and bulge weighted by their light.
+
+    With M the map from a circle to the picture, Q = M M^T and e = (Qxx - Qyy + 2i Qxy) / (Qxx + Qyy + 2 sqrt(det Q)):
+    Bartelmann & Schneider 2001, Phys. Rep. 340, 291, section 4.2, whose second moments are proportional to Q.
+
+    Args:
+        objects: lensed, one row each (columns: see `objects`).
+        conditions: of the field.
+
+    Returns:
+        (N,) components in sky orientation, as those of shear; NaN for stars and pictures of real galaxies.
+    """
+    shapes = Shapes.of(objects, conditions)
+    bulge = (shapes.flux * shapes.bulge_share).sum(axis=1)
+    weight = np.stack([shapes.flux.sum(axis=1) - bulge, bulge])
+    drawn = shapes.is_galaxy & (shapes.stamp < 0) & (weight.sum(axis=0) > 0)
+    parts = np.stack([_ellipticity(shapes.disk_map), _ellipticity(shapes.bulge_map)])
+    light = np.where(weight > 0, weight * parts, 0).sum(axis=0)
+    mean = np.divide(light, weight.sum(axis=0), out=np.full(len(shapes), np.nan + 0j), where=drawn)
+    return conditions.grid.shear_to_sky(shapes.x, shapes.y, mean.real, mean.imag)
+
+
+def _ellipticity(maps: np.ndarray) -> np.ndarray:
+    """(N,) complex ellipticity of what (N, 2, 2) maps make of a circle, along the pixel axes; 0 without a map."""
+    q = maps @ maps.transpose(0, 2, 1)
+    xx, xy, yy = q[:, 0, 0], q[:, 0, 1], q[:, 1, 1]
+    size = xx + yy + 2 * np.sqrt(np.maximum(xx * yy - xy**2, 0))
+    return np.divide(xx - yy + 2j * xy, size, out=np.zeros(len(maps), complex), where=size > 0)
+
+
 def draw_knots(seed: int, number: int, n: float) -> tuple[np.ndarray, np.ndarray]:
     """(number, 2) x, y of an object's knots in a round disc of half-light radius 1 and Sersic index n, and their shares
     of the knots' light: a power law L^-2 as that of H II regions (Kennicutt, Edgar & Hodge 1989, ApJ 337, 761).

@@ -220,6 +220,9 @@ def test_ring_pairs_see_the_same_objects_under_the_same_exposures(tmp_path):
     ("settings", "message"),
     [
         ({"number": 0}, "sky.exposures.number is 0"),
+        ({"number": 1.5}, "sky.exposures.number is 1.5; it must be a whole number"),
+        ({"extinction": "0.1"}, "sky.exposures.extinction holds '0.1'; mag per airmass must be within 0 to 5"),
+        ({"extinction": {"u": 0.4, "g": float("nan")}}, "sky.exposures.extinction holds nan"),
         ({"hour_angle_h": (3, -3)}, r"sky.exposures.hour_angle_h is \[3.0, -3.0\]"),
         ({"extinction": {"g": 0.1}}, "sky.exposures.extinction has no band 'u'"),
         ({"latitude_deg": 80.0}, "declination 2.0 is below airmass 3"),

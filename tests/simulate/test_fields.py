@@ -139,6 +139,10 @@ def test_shipped_skies_can_be_made(name, part, tmp_path):
         ({"ebv": [0.1]}, "sky.ebv .* needs two numbers"),
         ({"pair_fraction": 1.5}, "sky.pair_fraction is 1.5; it must be within 0 to 1"),
         ({"shape": [8, 100]}, "at least 16 x 16"),
+        ({"shape": [64.5, 64]}, "sky.shape is 64.5; it must be a whole number"),
+        ({"fields": 1.5}, "sky.fields is 1.5; it must be a whole number"),
+        ({"workers": True}, "sky.workers is True; it must be within 1 to 1024"),
+        ({"bands": "gr"}, "sky.bands is 'gr'; it must be a list"),
         ({"center": [10, 89]}, "declination"),
     ],
 )
