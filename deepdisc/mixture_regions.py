@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CHUNK = 8192  # mixtures at a time: what is computed for them stays in the processor's cache
 _REACH = 40.0  # sigmas: beyond, nothing is left in float64
 # Where the density's slope is looked at, in sigmas from every component's mean: turning points lie between two of them.
-_GRID = (-4.5, -3.0, -2.25, -1.75, -1.25, -0.75, -0.35, 0.0, 0.35, 0.75, 1.25, 1.75, 2.25, 3.0, 4.5)
+_STEPS = (-4.5, -3.0, -2.25, -1.75, -1.25, -0.75, -0.35, 0.0, 0.35, 0.75, 1.25, 1.75, 2.25, 3.0, 4.5)
 
 
 def in_chunks(function: Callable[..., Tensor], mixture: Mixture, *columns: Tensor, size: int = _CHUNK) -> Tensor:
@@ -82,42 +82,73 @@ def _quantile(mixture: Mixture, q: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ turning points
-def _slopes(mixture: Mixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """First and second derivative of the log-density at x (...,), and the precision there (> 0, the unit of both)."""
+def _slopes(mixture: Mixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Three derivatives of the log-density at x (...,), and the mean precision there (> 0), which sets their scale."""
     share = mixture._log_components(x[..., None]).softmax(-1)
     precision = mixture.component_sigma.pow(-2)
     pull = (mixture.component_mean - x[..., None]) * precision
-    first = (share * pull).sum(-1)
-    mean_precision = (share * precision).sum(-1)
-    return first, (share * pull.square()).sum(-1) - first.square() - mean_precision, mean_precision
+    weighted = share * pull
+    first, mean_precision = weighted.sum(-1), (share * precision).sum(-1)
+    square = (weighted * pull).sum(-1)
+    second = square - first.square() - mean_precision
+    third = (weighted * (pull.square() - 3 * precision)).sum(-1) + first * (mean_precision - square - 2 * second)
+    return first, second, third, mean_precision
 
 
-def _turning_points(mixture: Mixture, minima: bool) -> Tensor:
-    """Maxima of the density (n, M) in increasing order, NaN beyond a row's own number; with the minima on request."""
+def _grid(mixture: Mixture) -> Tensor:
+    """Points (n, G) between which the slope of the density changes its sign once at most."""
     mean, sigma = mixture.component_mean, mixture.component_sigma
     margin = _support(mixture, sigma, largest=False)[:, None]
     low = _support(mixture, mean, largest=False)[:, None] - margin
     high = _support(mixture, mean, largest=True)[:, None] + margin
     if mixture.lower is not None:
         low, high = low.clamp(min=mixture.lower), high.clamp(min=mixture.lower)
-    steps = torch.tensor(_GRID, dtype=torch.float64, device=mean.device)
-    grid = (mean[..., None] + steps * sigma[..., None]).flatten(1)
-    grid = torch.cat((low, torch.minimum(torch.maximum(grid, low), high), high), dim=1).sort(1).values
-    rising = _slopes(mixture[:, None], grid)[0] > 0
+    steps = torch.tensor(_STEPS, dtype=torch.float64, device=mean.device)
+    points = (mean[..., None] + steps * sigma[..., None]).flatten(1)
+    return torch.cat((low, torch.minimum(torch.maximum(points, low), high), high), dim=1).sort(1).values
+
+
+def _with_inflections(mixture: Mixture, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """The grid, and whether the density rises there; with the steepest points where it might turn twice in one cell."""
+    first, second, _, _ = _slopes(mixture[:, None], grid)
+    rising = first > 0
+    # The slope has one sign at both ends but heads for zero and comes back: its extremum in between may lie beyond.
+    toward = torch.where(rising, -second, second) > 0
+    row, cell = torch.nonzero((rising[:, 1:] == rising[:, :-1]) & toward[:, :-1] & ~toward[:, 1:], as_tuple=True)
+    sign = torch.where(rising[row, cell], 1.0, -1.0)
+
+    def bend(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        _, second, third, precision = _slopes(mixture[row[rows]], x)
+        scale = sign[rows] / precision
+        return scale * second, scale * third
+
+    extremum = find_zeros(bend, grid[row, cell], grid[row, cell + 1])
+    beyond = (_slopes(mixture[row], extremum)[0] > 0) != rising[row, cell]
+    row, extremum, left = row[beyond], extremum[beyond], rising[row[beyond], cell[beyond]]
+    if not len(row):
+        return grid, rising
+    number = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+    added = grid[:, -1:].repeat(1, int(number.max()) + 1)
+    added_rising = rising[:, -1:].repeat(1, added.shape[1])
+    added[row, number], added_rising[row, number] = extremum, ~left
+    grid, order = torch.cat((grid, added), dim=1).sort(1)
+    return grid, torch.cat((rising, added_rising), dim=1).gather(1, order)
+
+
+def _turning_points(mixture: Mixture, minima: bool) -> Tensor:
+    """Maxima of the density (n, M) in increasing order, NaN beyond a row's own number; with the minima on request."""
+    grid, rising = _with_inflections(mixture, _grid(mixture))
     turns = (rising[:, :-1] != rising[:, 1:]) if minima else (rising[:, :-1] & ~rising[:, 1:])
     row, cell = torch.nonzero(turns, as_tuple=True)
     sign = torch.where(rising[row, cell], -1.0, 1.0)  # what is solved must increase
 
     def slope(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        first, second, precision = _slopes(mixture[row[rows]], x)
+        first, second, _, precision = _slopes(mixture[row[rows]], x)
         scale = sign[rows] / precision.sqrt()
         return scale * first, scale * second
 
-    found = find_zeros(slope, grid[row, cell], grid[row, cell + 1])
-    number = torch.nonzero(turns, as_tuple=True)[0]
-    place = turns.cumsum(1)[row, cell] - 1
-    result = mean.new_full((len(mean), int(turns.sum(1).max()) if len(mean) else 0), torch.nan)
-    result[number, place] = found
+    result = grid.new_full((len(grid), int(turns.sum(1).max()) if len(grid) else 0), torch.nan)
+    result[row, turns.cumsum(1)[row, cell] - 1] = find_zeros(slope, grid[row, cell], grid[row, cell + 1])
     return result
 
 
