@@ -1,7 +1,7 @@
 """The point-spread function (PSF) as it travels with pixels: one small image per band.
 
-P = `PSF_SIDE` pixels, odd, those of the image it belongs to; the star is at the centre of the middle pixel, the sum is 1,
-the pixel is included (it is what a star looks like in the image). All zeros: unknown.
+P = `PSF_SIDE` pixels, odd, those of the image it belongs to; the star is at the centre of the middle pixel, the sum is
+1, the pixel is included (it is what a star looks like in the image). All zeros: unknown.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def moffat_psf(fwhm_pix: float, beta: float = MOFFAT_BETA) -> np.ndarray:
 
 
 def psf_fwhm_pix(psf: np.ndarray) -> float:
-    """Full width at half maximum with the pixel: of the circle as large as the area above half of the peak; NaN: unknown.
+    """Full width at half maximum with the pixel: diameter of the circle as large as the area above half of the peak.
 
     Args:
-        psf: (P, P) as above.
+        psf: (P, P) as above; NaN for an unknown one.
     """
     if not psf.any():
         return float("nan")

@@ -137,8 +137,8 @@ class TileDataset(Dataset):
         augment: random windows, mirroring and quarter turns.
         noise: makes augmented samples noisier; None for never.
         seed: of all random choices.
-        labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`, (N,); several columns, or one
-            that holds "{band}" and stands for one column per band in the order of `bands`, make them (N, k).
+        labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`, (N,); several columns, or
+            one that holds "{band}" and stands for one column per band in the order of `bands`, make them (N, k).
         spin2: label name -> two truth columns in sky orientation, such as (g1, g2), which are turned to the pixel axes
             (see `deepdisc.sky`); unknown in tiles without a WCS.
         ranges: label name -> (low, high) that its finite values must keep to.
@@ -284,8 +284,8 @@ class TileDataset(Dataset):
                         first = int(outside.argmax())
                         raise InputError(
                             f"data set {self.root}: {name} of object {truth['id'][first]} in tile {tile} is "
-                            f"{truth[name][first]:g}, outside of the range {low:g} to {high:g} of label {label!r}; correct "
-                            "the truth, or the range"
+                            f"{truth[name][first]:g}, outside of the range {low:g} to {high:g} of label {label!r}; "
+                            "correct the truth, or the range"
                         )
 
     def _read(self, index: int) -> TilePixels:

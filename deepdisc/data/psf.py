@@ -93,8 +93,8 @@ def _read(text: str, pixel_scale_arcsec: float, label: str) -> tuple[np.ndarray,
     scale = next((header[key] for key in _SCALE_KEYWORDS if key in header), None)
     if isinstance(scale, int | float) and abs(scale / pixel_scale_arcsec - 1) > _SCALE_TOLERANCE:
         raise InputError(
-            f"{label}: its pixels are of {scale:g} arcsec, the mosaic's of {pixel_scale_arcsec:.4g}; draw the PSF in the "
-            "mosaic's pixels"
+            f"{label}: its pixels are of {scale:g} arcsec, the mosaic's of {pixel_scale_arcsec:.4g}; draw the PSF in "
+            "the mosaic's pixels"
         )
     return (stamps[None] if stamps.ndim == 2 else stamps), positions
 
@@ -103,7 +103,8 @@ def _positions(table: np.ndarray | None, count: int, label: str) -> np.ndarray:
     columns = {} if table is None else {name.upper(): name for name in table.dtype.names}
     if not {"X", "Y"} <= set(columns):
         raise InputError(
-            f"{label}: a cube of PSFs needs a table extension {POSITIONS} with columns X, Y: 0-based pixels of the mosaic"
+            f"{label}: a cube of PSFs needs a table extension {POSITIONS} with columns X, Y: 0-based pixels of the "
+            "mosaic"
         )
     positions = np.stack([table[columns[axis]] for axis in "XY"], axis=1).astype(np.float64)
     if len(positions) != count or not np.isfinite(positions).all():

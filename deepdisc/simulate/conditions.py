@@ -97,6 +97,16 @@ class Conditions:
         column, row, columns = self._cells(x, y)
         return row * columns + column if self.psf_varies else np.zeros_like(column)
 
+    def psf_cell_centers(self) -> np.ndarray:
+        """(K, 2) x, y of the middles of all cells by number, 0-based pixel centres; the field's middle if it is one."""
+        height, width = self.grid.shape
+        if not self.psf_varies:
+            return np.array([[(width - 1) / 2, (height - 1) / 2]])
+        side = max(self.grid.shape) / self.psf_cells
+        last_column, last_row, _ = self._cells(width - 1, height - 1)
+        row, column = np.indices((int(last_row) + 1, int(last_column) + 1)).reshape(2, -1)
+        return np.stack([column + 0.5, row + 0.5], axis=1) * side - 0.5
+
     def _cells(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray, int]:
         side = max(self.grid.shape) / self.psf_cells
         rows, columns = (max(1, math.ceil(length / side - 1e-9)) for length in self.grid.shape)

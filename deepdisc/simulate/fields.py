@@ -33,8 +33,10 @@ from deepdisc.simulate.observe import Observed, PixelFlags, camera_of, displaced
 from deepdisc.simulate.outlines import amodal_table
 from deepdisc.simulate.population import Population
 from deepdisc.simulate.psf_shapes import psf_ellipticity
+from deepdisc.simulate.psf_stamps import BelievedPSF, Smear
 from deepdisc.simulate.scene import Scene, build_scene, truth_table
 from deepdisc.simulate.settings import Sky
+from deepdisc.simulate.shapes import lensed_ellipticity
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,8 @@ def simulate(
 
     Field k depends on the seed and k alone: more fields, other processes or another order change no byte of it. The
     files of a field are `mosaic.yaml`, `<band>.fits` (primary: image in nJy with WCS; VARIANCE; with effects MASK),
-    `segmentation.fits`, `truth.parquet` and `outlines.parquet` (whole outlines, also where hidden); with a random
+    `psf.fits` (a picture of a star per band), `segmentation.fits`, `truth.parquet` and `outlines.parquet` (whole
+    outlines, also where hidden); with a random
     convergence field `lensing.fits`, with exposures `exposures.parquet` and the folder `exposures`. They lie in
     `output` itself if there is one field, else in `output`/field_000 and so on. `output`/recipe.yaml lists them, with
     the settings and each field's conditions; `output`/report.html shows what was drawn beside what it was drawn from.
@@ -188,6 +191,10 @@ class Drawn:
     effects: FieldEffects | None
     random: Random
 
+    def stated_psf(self, band: int) -> float:
+        """Factor by which the survey takes a band's PSF to be wider than it is."""
+        return 1.0 if self.effects is None else float(self.effects.stated_psf[band])
+
 
 def draw_field(sky: Sky, number: int, seed: int) -> Drawn:
     """Draw conditions, objects and effects of field `number`."""
@@ -200,6 +207,8 @@ def draw_field(sky: Sky, number: int, seed: int) -> Drawn:
     if sky.lensing is not None:
         e1, e2 = psf_ellipticity(conditions, objects.x.to_numpy(), objects.y.to_numpy())
         objects = objects.assign(psf_e1=e1, psf_e2=e2)
+    e1, e2 = lensed_ellipticity(objects, conditions)
+    objects = objects.assign(e1=e1, e2=e2)
     effects = None if sky.effects is None else draw_field_effects(sky.effects, conditions, random(EFFECTS))
     return Drawn(sky, conditions, objects, convergence, effects, random)
 
@@ -227,21 +236,22 @@ def simulate_field(
     tell = None if progress is None else lambda count: progress(count, len(objects))
     scene = build_scene(sky, conditions, objects, workers, tell)
     truth = truth_table(conditions, objects, scene)
-    flags, widths = _observe_bands(field, folder, scene)
+    flags, widths, psfs = _observe_bands(field, folder, scene)
     truth["flags"] |= flags.flags(truth)
     writing.write_segmentation(folder / "segmentation.fits", conditions.grid, scene.segmentation)
     writing.write_truth(folder / "truth.parquet", truth, [band.name for band in conditions.bands])
     writing.write_outlines(folder / "outlines.parquet", amodal_table(scene.outlines))
     if field.convergence is not None:
         writing.write_lensing(folder / "lensing.fits", conditions.grid, field.convergence)
+    writing.write_psfs(folder / writing.PSF_FILE, psfs)
     writing.write_mosaic(folder / "mosaic.yaml", conditions, widths, sky.effects is not None)
     faint = int((truth["flags"] & FLAGS["FAINT"].value > 0).sum())
     return Made(writing.describe(conditions), len(objects), len(truth) - faint, faint)
 
 
-def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags, list[float]]:
-    """Observe and write all bands; returns the flags and the PSF widths (arcsec) that the files state."""
-    flags, widths, conditions = PixelFlags(scene.segmentation), [], field.conditions
+def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags, list[float], list[BelievedPSF]]:
+    """Observe and write all bands; returns the flags, and the PSF widths (arcsec) and PSFs that the files state."""
+    flags, widths, psfs, conditions = PixelFlags(scene.segmentation), [], [], field.conditions
     table = None
     if field.sky.exposures is not None:
         table = draw_exposures(field.sky.exposures, conditions, field.random(EXPOSURES))
@@ -250,11 +260,13 @@ def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags
         if table is None:
             observed = observe_band(field, index, scene.light[index])
             fwhm, depth = float(conditions.psf_fwhm_arcsec[index]), float(conditions.depth_5sigma[index])
+            smears = ()
         else:
             mine = table[table.band == band.name]
-            observed, fwhm, depth = _exposed(field, folder, index, scene.light[index], mine)
-        stated = fwhm * (1 if field.effects is None else field.effects.stated_psf[index])
+            observed, fwhm, depth, smears = _exposed(field, folder, index, scene.light[index], mine)
+        stated = fwhm * field.stated_psf(index)
         widths.append(stated)
+        psfs.append(BelievedPSF(conditions, index, field.stated_psf(index), smears))
         if observed.mask is not None:
             flags.add(observed.mask, field.sky.effects.masked_bits)
             observed.mask &= np.uint8(field.sky.effects.masked_bits)
@@ -266,7 +278,7 @@ def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags
             "GAIN": (round(float(gain), 7), "electrons per nJy"),
         }
         writing.write_image(folder / f"{band.name}.fits", conditions.grid, observed, cards, "nJy")
-    return flags, widths
+    return flags, widths, psfs
 
 
 def observe_band(field: Drawn, band: int, light: np.ndarray) -> Observed:
@@ -281,16 +293,21 @@ def observe_band(field: Drawn, band: int, light: np.ndarray) -> Observed:
 
 def _exposed(
     field: Drawn, folder: Path, band: int, light: np.ndarray, table: pd.DataFrame
-) -> tuple[Observed, float, float]:
-    """Take and write a band's exposures; returns their mean, the width of its PSF (arcsec), and about its depth."""
+) -> tuple[Observed, float, float, list[Smear]]:
+    """Take and write a band's exposures; returns their mean, the width of its PSF (arcsec), about its depth, and what
+    makes its PSF.
+    """
     conditions, effects, one = field.conditions, field.sky.effects, field.conditions.bands[band]
     stars = stars_of(field.objects, one.name)
     best, scale = float(conditions.psf_fwhm_arcsec[band]), conditions.instrument.pixel_scale_arcsec
     trails = 0.0 if effects is None else effects.satellite_trails / len(conditions.bands) / len(table)
     mean, weights, always = WeightedMean(light.shape), [], np.full(light.shape, MASK_BITS["saturated"], np.uint8)
+    smears = []
     for exposure in table.itertuples():
         blur = math.sqrt(max(exposure.seeing_arcsec**2 - best**2, 0)) / 2.3548 / scale
-        seen = displaced(blurred(light, blur), (exposure.shift_y_pix, exposure.shift_x_pix))
+        shift = exposure.shift_y_pix, exposure.shift_x_pix
+        smears.append((blur, shift))
+        seen = displaced(blurred(light, blur), shift)
         camera = camera_of(
             conditions,
             band,
@@ -315,7 +332,8 @@ def _exposed(
     noise = 1 / math.sqrt(sum(weights)) / conditions.sky_sigma_njy()[band]
     depth = float(conditions.depth_5sigma[band]) - 2.5 * math.log10(noise * fwhm / best)
     image, variance, mask = mean.result()
-    return Observed(image, variance, None if mask is None else mask | always), fwhm, depth
+    observed = Observed(image, variance, None if mask is None else mask | always)
+    return observed, fwhm, depth, [Smear(float(one), *smear) for one, smear in zip(share, smears, strict=True)]
 
 
 def _write_exposure(field: Drawn, folder: Path, exposure: Any, observed: Observed) -> None:

@@ -14,21 +14,23 @@ number of labelled objects, (h, w) = `sky.shape`:
     segmentation   (h, w) int32, 0 = background, otherwise an object's id
     ids            (N,) int64
     boxes          (N, 4) float32 x0, y0, x1, y1, pixel edges
-    labels         name -> (N,): class_id, flags, area_pix, snr, and the columns asked for
+    labels         name -> (N,): class_id, flags, area_pix, snr, neighbours, and the columns asked for, (N,) or (N, k)
     spin2          name -> (N, 2) components along the pixel axes
     ebv            E(B-V) at the centre
+    psf            (C, P, P) float32, what the survey takes for the PSF at the centre; see `deepdisc.psf`
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch.utils.data import IterableDataset, get_worker_info
 
+from deepdisc.bands import label_columns
 from deepdisc.catalog import FLAGS
 from deepdisc.errors import InputError, nearest
 from deepdisc.simulate.fields import Drawn, draw_field, observe_band
@@ -36,6 +38,7 @@ from deepdisc.simulate.instruments import Instrument
 from deepdisc.simulate.labelling import Rendered, render_labelled
 from deepdisc.simulate.observe import PixelFlags
 from deepdisc.simulate.population import CLASS_NAMES
+from deepdisc.simulate.psf_stamps import believed_psfs
 from deepdisc.simulate.renderer import Renderer
 from deepdisc.simulate.settings import Sky
 
@@ -50,7 +53,8 @@ class SkyStream(IterableDataset):
         seed: of all random choices, not negative.
         population_part: in place of that of `sky`: "test" for samples to validate with.
         device: of the drawing; "cuda" only where no loading processes are forked from this one.
-        labels: name -> column of the objects (redshift, flux_<band>, disk_hlr_arcsec, ...).
+        labels: name -> column of the objects (redshift, flux_<band>, disk_hlr_arcsec, ...), or several; one that holds
+            "{band}" stands for one per band.
         spin2: name -> two columns in sky orientation, which are turned to the pixel axes: {"shear": ("g1", "g2")}.
         start: first number that an iteration gives.
 
@@ -64,8 +68,8 @@ class SkyStream(IterableDataset):
         seed: int = 0,
         population_part: str | None = None,
         device: str = "cpu",
-        labels: Mapping[str, str] | None = None,
-        spin2: Mapping[str, tuple[str, str]] | None = None,
+        labels: Mapping[str, str | Sequence[str]] | None = None,
+        spin2: Mapping[str, Sequence[str]] | None = None,
         start: int = 0,
     ):
         if sky.exposures is not None:
@@ -74,7 +78,8 @@ class SkyStream(IterableDataset):
             raise InputError(f"seed is {seed}; it must not be negative")
         self.sky = sky if population_part is None else dataclasses.replace(sky, population_part=population_part)
         self.seed, self.device, self.start = seed, device, start
-        self.labels = {"redshift": "redshift"} if labels is None else dict(labels)
+        bands = [band.name for band in Instrument.load(sky.instrument, sky.bands).bands]
+        self.labels = label_columns({"redshift": "redshift"} if labels is None else labels, bands)
         self.spin2 = dict(spin2 or {})
         self._renderer: Renderer | None = None
 
@@ -128,10 +133,14 @@ class SkyStream(IterableDataset):
                 "flags": flags.astype(np.int32),
                 "area_pix": rendered.area_pix,
                 "snr": rendered.snr.astype(np.float32),
-                **{name: _column(objects, column).astype(np.float32) for name, column in self.labels.items()},
+                "neighbours": _touching(rendered.segmentation, len(objects)),
+                **{name: _columns(objects, wanted).astype(np.float32) for name, wanted in self.labels.items()},
             },
             "spin2": {name: self._turned(field, objects, pair) for name, pair in self.spin2.items()},
             "ebv": float(conditions.ebv_at(np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))[0]),
+            "psf": np.stack(
+                [believed.recorded((width - 1) / 2, (height - 1) / 2) for believed in believed_psfs(field)]
+            ),
         }
 
     def _turned(self, field: Drawn, objects: pd.DataFrame, pair: tuple[str, str]) -> np.ndarray:
@@ -147,6 +156,25 @@ def _column(objects: pd.DataFrame, name: str) -> np.ndarray:
         hint = f"; the nearest is {close!r}" if close else ""
         raise InputError(f"simulated objects have no column {name!r}{hint}")
     return objects[name].to_numpy(np.float64)
+
+
+def _columns(objects: pd.DataFrame, names: str | Sequence[str]) -> np.ndarray:
+    """(N,) values of a column, (N, k) of several."""
+    if isinstance(names, str):
+        return _column(objects, names)
+    return np.stack([_column(objects, name) for name in names], axis=1)
+
+
+def _touching(segmentation: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int32: with how many others the pixels of each object 1..count are in touch, corners included."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here = segmentation[: len(segmentation) - dy, max(-dx, 0) : segmentation.shape[1] - max(dx, 0)]
+        there = segmentation[dy:, max(dx, 0) : segmentation.shape[1] + min(dx, 0)]
+        met = (here != there) & (here > 0) & (there > 0)
+        pairs.append(np.sort(np.stack([here[met], there[met]], axis=1), axis=1))
+    both = np.unique(np.concatenate(pairs), axis=0)
+    return np.bincount(both.ravel(), minlength=count + 1)[1:].astype(np.int32)
 
 
 def _observed(field: Drawn, rendered: Rendered) -> tuple[np.ndarray, np.ndarray, np.ndarray, PixelFlags]:

@@ -26,6 +26,7 @@ from deepdisc.simulate.instruments import Instrument
 from deepdisc.simulate.lensing import ConvergenceMap
 from deepdisc.simulate.observe import Observed
 from deepdisc.simulate.population import CLASS_NAMES
+from deepdisc.simulate.psf_stamps import BelievedPSF
 from deepdisc.simulate.settings import Sky
 from deepdisc.sky import PixelGrid
 
@@ -36,12 +37,13 @@ RECIPE_FILES = {
     "outlines": "outlines.parquet",
 }
 DUST_FILE = "ebv.fits"
+PSF_FILE = "psf.fits"
 LENSING_STEP_PIX = 8  # the maps of shear have one pixel for so many of the field along each axis
 
 
 def file_names(sky: Sky, bands: Sequence[str]) -> list[str]:
     """Names of the files and folders of a field."""
-    names = [*RECIPE_FILES.values(), *(f"{band}.fits" for band in bands)]
+    names = [*RECIPE_FILES.values(), PSF_FILE, *(f"{band}.fits" for band in bands)]
     if sky.lensing is not None and sky.lensing.kappa_rms > 0:
         names.append("lensing.fits")
     if sky.ebv_rms > 0:
@@ -107,6 +109,22 @@ def write_dust(path: Path, conditions: Conditions) -> None:
         fits.PrimaryHDU(cells.astype(np.float32), wcs.to_header(relax=True)).writeto(temporary)
 
 
+def write_psfs(path: Path, psfs: Sequence[BelievedPSF]) -> None:
+    """Write the bands' PSFs: one extension per band, with a picture, or with a cube and the places in POSITIONS."""
+    hdus: list[fits.hdu.base.ExtensionHDU] = []
+    for psf in psfs:
+        pictures, positions = psf.cells()
+        scale = psf.conditions.instrument.pixel_scale_arcsec
+        header = fits.Header([("PIXELSCL", scale, "[arcsec] side of a pixel")])
+        name = psf.conditions.bands[psf.band].name
+        hdus.append(fits.ImageHDU(pictures if len(pictures) > 1 else pictures[0], header, name=name))
+    if len(positions) > 1:
+        columns = [fits.Column(axis, "D", "pix", array=positions[:, i]) for i, axis in enumerate("XY")]
+        hdus.append(fits.BinTableHDU.from_columns(columns, name="POSITIONS"))
+    with atomic_path(path) as temporary:
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(temporary)
+
+
 # ------------------------------------------------------------------------------------------------------------ tables
 def write_truth(path: Path, truth: pd.DataFrame, bands: Sequence[str]) -> None:
     """Write the truth catalogue."""
@@ -137,7 +155,7 @@ def write_exposures(path: Path, table: pd.DataFrame) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- text
 def write_mosaic(path: Path, conditions: Conditions, psf_fwhm_arcsec: Sequence[float], masked: bool) -> None:
-    """Write mosaic.yaml, with the PSF widths that the survey believes in and whether the images have masks.
+    """Write mosaic.yaml, with the PSF file and widths that the survey believes in and whether the images have masks.
 
     Where E(B-V) varies over the field, its map is written beside it.
     """
@@ -147,7 +165,7 @@ def write_mosaic(path: Path, conditions: Conditions, psf_fwhm_arcsec: Sequence[f
     for band, fwhm in zip(conditions.bands, psf_fwhm_arcsec, strict=True):
         file = f"{band.name}.fits"
         mask = {"mask": f"{file}[MASK]"} if masked else {}
-        psf = {"psf_fwhm_arcsec": round(float(fwhm), 5)}
+        psf = {"psf": f"{PSF_FILE}[{band.name}]", "psf_fwhm_arcsec": round(float(fwhm), 5)}
         bands[band.name] = {"image": file, "variance": f"{file}[VARIANCE]", **mask, "unit": "nJy", **psf}
     mosaic = {
         "name": f"synthetic {conditions.instrument.name}",

@@ -10,11 +10,12 @@ from astropy.io import fits
 from torch.utils.data import DataLoader
 
 from deepdisc.data.dataset import SampledDataset
+from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
 from deepdisc.simulate import Effects, Exposures, Lensing, Sky, simulate
 from deepdisc.simulate.stream import SkyStream
 
-ARRAYS = ("image", "variance", "mask", "segmentation", "ids", "boxes")
+ARRAYS = ("image", "variance", "mask", "segmentation", "ids", "boxes", "psf")
 SMALL = Sky(shape=(72, 64), depth_offset=(1.0, 1.0))
 
 
@@ -50,14 +51,21 @@ def test_iterating_counts_on_and_processes_share_the_numbers():
 
 def test_a_sample_is_what_its_description_says():
     sky = Sky(shape=(72, 64), effects=Effects(cosmic_rays=5.0, dead_columns=1.0), depth_offset=(1.0, 1.0))
-    stream = SkyStream(sky, seed=1, labels={"redshift": "redshift", "size": "disk_hlr_arcsec"})
+    labels = {"redshift": "redshift", "size": "disk_hlr_arcsec", "flux": "flux_{band}", "two": ["mag_g", "mag_r"]}
+    stream = SkyStream(sky, seed=1, labels=labels)
     sample = stream.sample(0)
     assert sample["image"].shape == sample["variance"].shape == sample["mask"].shape == (5, 72, 64)
     assert sample["image"].dtype == sample["variance"].dtype == np.float32 and sample["mask"].dtype == bool
     assert np.isfinite(sample["image"]).all() and (sample["variance"] > 0).all()
     assert sample["mask"].any() and not sample["image"][sample["mask"]].any()
     assert set(np.unique(sample["segmentation"])) == {0, *sample["ids"]}
-    assert {"class_id", "flags", "area_pix", "snr", "redshift", "size"} == set(sample["labels"])
+    assert {"class_id", "flags", "area_pix", "snr", "neighbours", *labels} == set(sample["labels"])
+    count = len(sample["ids"])
+    assert sample["labels"]["flux"].shape == (count, 5) and sample["labels"]["two"].shape == (count, 2)
+    np.testing.assert_allclose(
+        31.4 - 2.5 * np.log10(sample["labels"]["flux"][:, 1:3]), sample["labels"]["two"], atol=1e-4
+    )
+    assert sample["psf"].shape == (5, 25, 25) and sample["psf"].dtype == np.float32
     assert all(len(values) == len(sample["ids"]) == len(sample["boxes"]) for values in sample["labels"].values())
     assert (sample["labels"]["snr"] >= sky.label_snr).all()
     masked = sample["labels"]["flags"] & 4 > 0
@@ -78,6 +86,9 @@ def test_a_sample_is_the_field_that_simulate_writes(tmp_path):
     np.testing.assert_array_equal(sample["labels"]["redshift"], labelled.redshift)
     np.testing.assert_array_equal(sample["labels"]["class_id"], labelled.class_id)
     np.testing.assert_allclose(sample["labels"]["snr"], labelled.snr, rtol=1e-3)
+    np.testing.assert_array_equal(sample["labels"]["neighbours"], labelled.neighbours)
+    with Mosaic.open(folder / "mosaic.yaml") as mosaic:
+        np.testing.assert_allclose(sample["psf"], mosaic.psf_at(0, 0, *sky.shape), atol=2e-4)
     # North is up: along the pixel axes both components have the other sign.
     galaxies = sample["labels"]["class_id"] == 0
     np.testing.assert_allclose(sample["spin2"]["shear"][galaxies], [[-0.1, 0.05]] * galaxies.sum(), atol=1e-4)
@@ -93,6 +104,8 @@ def test_a_sample_becomes_the_detectors_input():
     np.testing.assert_array_equal(one["image"], drawn["image"])
     instances = one["instances"]
     assert len(dataset) == 4 and 0 < len(instances) <= len(drawn["ids"])
+    np.testing.assert_array_equal(one["psf"], drawn["psf"])
+    assert dataset.root == "'synthetic sdss' (drawn, not stored)"
     assert instances.gt_has_redshift.any() and set(instances.gt_classes.tolist()) <= {0, 1}
     np.testing.assert_array_equal(dataset[(0, 1)]["image"], drawn["image"])
 
