@@ -34,6 +34,7 @@ from deepdisc.data.annotations import XYWH_ABS
 from deepdisc.data.coco import split_to_coco
 from deepdisc.detector.roi_heads import check_order
 from deepdisc.errors import InputError
+from deepdisc.psf import PSF_SIDE
 from deepdisc.structures import Instances, PolygonMasks, RegionMasks, sample_map
 
 
@@ -138,7 +139,8 @@ def _foreground(objects: Instances, num_classes: int) -> Instances:
 class RecordMixin:
     """Detectron2's GeneralizedRCNN that hands to our heads what records say beside the image.
 
-    Records may have `ebv`, a scalar or a coarse grid, and `variance` and `mask` (True = no data) of the image's shape.
+    Records may have `ebv`, a scalar or a coarse grid, `variance` and `mask` (True = no data) of the image's shape, and
+    `psf` (see `deepdisc.psf`).
     """
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]):
@@ -152,11 +154,12 @@ class RecordMixin:
 
 
 def _measured_pixels(records: list[dict[str, Any]], padded: Tensor) -> dict[str, Tensor]:
-    """ "flux" nJy, "variance" nJy^2 and "valid" bool, (N, C, H, W), zero where masked or padded; see `Head`."""
+    """What `Head` describes: "flux", "variance", "valid" (N, C, H, W), zero where masked or padded, and "psf"."""
     pixels = {
         "flux": torch.zeros(padded.shape, device=padded.device),
         "variance": torch.zeros(padded.shape, device=padded.device),
         "valid": torch.zeros(padded.shape, dtype=torch.bool, device=padded.device),
+        "psf": torch.zeros((*padded.shape[:2], PSF_SIDE, PSF_SIDE), device=padded.device),
     }
     for i, record in enumerate(records):
         flux, variance = record["image"].to(padded.device), record["variance"].to(padded.device)
@@ -169,6 +172,10 @@ def _measured_pixels(records: list[dict[str, Any]], padded: Tensor) -> dict[str,
         pixels["flux"][inside] = flux.where(valid, 0.0)
         pixels["variance"][inside] = variance.where(valid, 0.0)
         pixels["valid"][inside] = valid
+        if record.get("psf") is not None:
+            if record["psf"].shape != pixels["psf"].shape[1:]:
+                raise InputError(f"psf is {tuple(record['psf'].shape)}, it must be {tuple(pixels['psf'].shape[1:])}")
+            pixels["psf"][i] = record["psf"]
     return pixels
 
 

@@ -13,6 +13,8 @@ from deepdisc import interop
 from deepdisc.config import L
 from deepdisc.detector.pooling import ROIPooler
 from deepdisc.errors import InputError
+from deepdisc.heads.flux_colours import FluxColours
+from deepdisc.heads.head import Head
 from deepdisc.heads.photometry import AperturePhotometry
 from deepdisc.heads.redshift import RedshiftHead
 from deepdisc.interop import detectron2 as bridge
@@ -150,6 +152,41 @@ def test_a_head_on_the_image_works_and_one_on_missing_pixels_says_so(stand_in):
         make_heads(heads={"z": on_image}).eval().forward_with_given_boxes(features, found)
 
 
+class Brightness(Head):
+    """Stands for the flux head: unit fluxes in two bands, for the heads after it; its calibration doubles them."""
+
+    adds = ("pred_flux", "pred_flux_measured")
+    calibrated = {"pred_flux": "flux"}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.calibration = lambda pdf: pdf.affine(2.0)
+
+    def losses(self, features, instances):
+        self.seen = self.predict(features, instances)
+        return {}
+
+    def predict(self, features, instances):
+        for objects in instances:
+            one = torch.ones(len(objects), 2, 1)
+            objects.pred_flux, objects.pred_flux_measured = Mixture(one, one, one), one[..., 0] > 0
+        return instances
+
+
+def test_heads_see_those_before_them_and_the_number_of_their_object(stand_in):
+    colours = redshift_head(photometry=L(FluxColours)(num_bands=2))
+    heads = make_heads(heads={"flux": Brightness(), "redshift": colours})
+    images, features, proposals, targets = make_batch(stand_in)
+    _, losses = heads.train()(images, features, proposals, targets)
+    assert losses["loss_redshift"] != 0
+    # the first two proposals lie in the two objects of the first image
+    assert [x.gt_object.tolist() for x in heads.heads["flux"].seen if x.has("gt_object")] == [[0, 1]]
+    found, _ = heads.eval()(images, features, proposals)
+    assert [x.pred_flux.mean().unique().tolist() for x in found] == [[2.0], [2.0]], "calibrated last"
+    with pytest.raises(InputError, match="list 'flux' before 'redshift'"):
+        make_heads(heads={"redshift": colours, "flux": Brightness()})
+
+
 # ---------------------------------------------------------------------------------------------------------- model
 class Spy(RedshiftHead):
     """Keeps what it is given."""
@@ -172,6 +209,8 @@ def make_records(theirs):
     records[0]["mask"] = torch.zeros(3, 40, 48, dtype=torch.bool)
     records[0]["mask"][1, 5, 6] = True
     records[1]["image"][0, 2, 3] = float("nan")
+    records[0]["psf"] = torch.zeros(3, 25, 25)
+    records[0]["psf"][:, 12, 12] = 1
     return records
 
 
@@ -190,6 +229,10 @@ def test_the_model_hands_on_reddening_and_measured_pixels(stand_in):
     assert torch.equal(maps["variance"][1, 2, :33, :50], records[1]["variance"][2])
     # cells of 24 pixels: x = 7 lies in the first, x = 36 is the centre of the second
     assert ebv[0].tolist() == pytest.approx([0.1, 0.3])
+    assert maps["psf"].shape == (2, 3, 25, 25) and maps["psf"][0, 1, 12, 12] == 1 and not maps["psf"][1].any()
+    records[0]["psf"] = records[0]["psf"][:, 1:]
+    with pytest.raises(InputError, match=r"psf is \(3, 24, 25\), it must be \(3, 25, 25\)"):
+        model(records)
     records[0]["variance"] = records[0]["variance"][:, :9]
     with pytest.raises(InputError, match=r"variance is \(3, 9, 48\), the image \(3, 40, 48\)"):
         model(records)
