@@ -22,9 +22,17 @@ from torch import Tensor, nn
 from deepdisc.detector.pooling import ROIPooler
 from deepdisc.errors import InputError
 from deepdisc.heads.calibration import MixtureCalibration
-from deepdisc.heads.flux_inputs import BAND_NUMBERS, PIXEL_MAPS, SHARED_MAPS, SHARED_NUMBERS, FluxInputs
+from deepdisc.heads.flux_inputs import (
+    BAND_NUMBERS,
+    PIXEL_MAPS,
+    ROUGH_NUMBERS,
+    SHAPE_NUMBERS,
+    SHARED_MAPS,
+    SHARED_NUMBERS,
+    FluxInputs,
+)
 from deepdisc.heads.head import Head
-from deepdisc.heads.profiles import BandInput, BandOutput, ProfileNetwork
+from deepdisc.heads.profiles import BandInput, BandOutput, ProfileNetwork, moffat_logits
 from deepdisc.heads.template_fit import Fit, fit_templates
 from deepdisc.heads.windows import iterate_windows
 from deepdisc.mixture import Mixture
@@ -81,7 +89,8 @@ class FluxHead(Head):
         context = widths[2] if pooler is not None else 0
         self.pooled = nn.Linear(in_channels * pooler.output_size**2, context) if pooler is not None else None
         self.profiles = ProfileNetwork(num_bands, PIXEL_MAPS, SHARED_MAPS, 2, widths, context)
-        self.ridge = BandOutput(num_bands, 2, widths[2])
+        self.describe = BandInput(num_bands, ROUGH_NUMBERS, SHAPE_NUMBERS + widths[2], widths[2])
+        self.parameters_of_profiles = BandOutput(num_bands, 8, widths[2], own=ROUGH_NUMBERS)
         self.first = BandInput(num_bands, BAND_NUMBERS, SHARED_NUMBERS + widths[2], hidden)
         self.second = nn.Linear(hidden, hidden)
         self.corrections = BandOutput(num_bands, 5 * num_components, hidden, own=BAND_NUMBERS)
@@ -145,11 +154,15 @@ class FluxHead(Head):
 
     def _templates(self, maps: Tensor, summary: Tensor, seen: FluxInputs) -> tuple[Tensor, Tensor]:
         """Templates (R, C, 3, S, S) of the object, its neighbours and the sky, each of sum 1; ridges (R, C, 3)."""
-        logits = maps + torch.stack((seen.expected, seen.surroundings), dim=1)[:, None]
-        light = logits.flatten(-2).softmax(-1).unflatten(-1, logits.shape[-2:])
+        numbers, shape = seen.rough_numbers()
+        described = self.describe(torch.cat((numbers.flatten(1), shape, summary), dim=1)).relu()
+        parameters = self.parameters_of_profiles(described, numbers)
+        own = moffat_logits(parameters[..., :6], seen.center, seen.shape, seen.axes)
+        start = torch.stack((own, seen.surroundings[:, None].expand_as(own)), dim=2)
+        light = (maps + start).flatten(-2).softmax(-1).unflatten(-1, maps.shape[-2:])
         sky = torch.full_like(light[:, :, :1], 1 / self.window**2)
         # The neighbours' light and the sky are held near 0 until the network has learned to see them.
-        ridge = (self.ridge(summary) + 1).clamp(-12, 12).exp()
+        ridge = (parameters[..., 6:] + 1).clamp(-12, 12).exp()
         return torch.cat((light, sky), dim=2), torch.cat((torch.zeros_like(ridge[..., :1]), ridge), dim=-1)
 
     def _pdf(self, raw: Tensor, fit: Fit, scale: Tensor) -> Mixture:

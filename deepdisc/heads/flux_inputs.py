@@ -18,6 +18,7 @@ BOX_PER_SIGMA = 3.6  # an outline at a fifth of the peak of a Gaussian is 3.6 si
 NARROWEST = 0.8  # binned pixels, sigma of the expected light of the smallest boxes
 FEWEST_SEEN = 0.1  # a band is measured where this share of the object's expected light falls on valid pixels
 PIXEL_MAPS, SHARED_MAPS = 3, 5  # that the profile network sees of each band, and of the object
+ROUGH_NUMBERS, SHAPE_NUMBERS = 3, 7  # that the profiles' parameters are made from, beside the maps' summary
 BAND_NUMBERS, SHARED_NUMBERS = 13, 5  # that the corrections are made from
 
 
@@ -32,6 +33,9 @@ class FluxInputs:
         surroundings: (R, S, S) logarithm of a map that is 1 outside of the box and small at its centre.
         measured: (R, C) bool, see `FEWEST_SEEN`.
         rough: (R, C, 2) flux of a Gaussian that fits the box and its error, in units of `scale`.
+        center: (R, 2) x, y of the light's centroid relative to the box centre, binned pixels.
+        shape: (R, 3) sigma_x, sigma_y (binned pixels) and correlation of the light, all bands together.
+        axes: x and y, (R, S) each, of the pixels relative to the box centre, binned pixels.
     """
 
     def __init__(self, windows: Windows, psf: Tensor | None):
@@ -49,7 +53,7 @@ class FluxInputs:
         unit = self.scale[..., None, None]
         self.pixels = windows.flux / unit
         self.weight = valid / _smoothed(windows.variance / unit.square(), valid).clamp(min=1e-6)
-        x, y = windows.axes()
+        x, y = self.axes = windows.axes()
         size = windows.box.clamp(min=1)
         self._x, self._y = x / size[:, :1], y / size[:, 1:]
         sigma = (size / BOX_PER_SIGMA).clamp(min=NARROWEST)
@@ -62,9 +66,10 @@ class FluxInputs:
         norm = (gaussian.square() * self.weight).sum((-2, -1)).clamp(min=1e-10)
         self.rough = torch.stack(((gaussian * self.weight * self.pixels).sum((-2, -1)) / norm, norm.rsqrt()), dim=-1)
         self._psf, self._psf_width = self._place_psf(psf)
+        self.center, self.shape = self._moments(x, y, sigma)
 
     def _place_psf(self, psf: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Square root of the PSF (R, C, S, S) at the box centre, peak 1, and its log-width (R, C); 0 where unknown."""
+        """Logarithm of the PSF (R, C, S, S) at the box centre, 0 to 1, and its log-width (R, C); 0 where unknown."""
         shape = self.pixels.shape
         if psf is None or len(self.pixels) == 0:
             return self.pixels.new_zeros(shape), self.pixels.new_zeros(shape[:2])
@@ -74,11 +79,39 @@ class FluxInputs:
         grid = torch.stack((x[:, None].expand(-1, shape[-1], -1), y[:, :, None].expand(-1, -1, shape[-1])), dim=-1)
         peak = here.amax((-2, -1), keepdim=True)
         known = peak[..., 0, 0] > 0
-        placed = F.grid_sample((here / peak.clamp(min=1e-12)).clamp(min=0), grid, align_corners=True).sqrt()
+        placed = F.grid_sample((here / peak.clamp(min=1e-12)).clamp(min=0), grid, align_corners=True)
+        placed = 1 + (placed + 1e-4).log10().clamp(max=0) / 4
         # The width of a Gaussian of the same effective area, 1 / sum(psf^2).
         area = here.square().sum((-2, -1)).clamp(min=1e-12)
         width = torch.where(known, (4 * math.pi * area).log() * -0.5 - binning.log(), torch.zeros_like(area))
-        return placed, width
+        return torch.where(known[..., None, None], placed, torch.zeros_like(placed)), width
+
+    def _moments(self, x: Tensor, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Centroid and widths of the stacked bands' light under a Gaussian window; of faint objects those of the box.
+
+        The window's own width is taken off: 1 / M = 1 / M_true + 1 / window (Bernstein & Jarvis 2002, AJ 123, 583, for
+        Gaussians); the centroid's step is doubled for the same reason.
+        """
+        stack = (self.pixels * self.weight).sum(1) / self.weight.square().sum(1).sqrt().clamp(min=1e-6)
+        window = (1.2 * sigma.prod(1, keepdim=True).sqrt()).clamp(min=1.5)
+        center, reach = torch.zeros_like(sigma), 0.25 * self._windows.box.clamp(min=4)
+        for _ in range(4):
+            dx, dy = x - center[:, :1], y - center[:, 1:]
+            light = (-0.5 * ((dx / window).square()[:, None] + (dy / window).square()[:, :, None])).exp() * stack
+            total = light.clamp(min=0).sum((-2, -1)).clamp(min=1e-3)
+            step = torch.stack(((light.sum(1) * dx).sum(1), (light.sum(2) * dy).sum(1)), dim=1) / total[:, None]
+            center = torch.minimum(torch.maximum(center + 2 * step, -reach), reach)
+        second = torch.stack(((light.sum(1) * dx.square()).sum(1), (light.sum(2) * dy.square()).sum(1)), dim=1)
+        mixed = ((light * dy[:, :, None]).sum(1) * dx).sum(1) / total
+        second = (second / total[:, None]).clamp(min=0.3)
+        true = 1 / (1 / second - 1 / window.square()).clamp(min=0.05 / window.square())
+        width = torch.minimum(true.sqrt().clamp(min=NARROWEST), 2 * sigma)
+        correlation = (mixed * true.prod(1).sqrt() / second.prod(1)).clamp(-0.7, 0.7)
+        noise = self.weight.new_tensor(math.pi).sqrt() * window[:, 0] * 2
+        trust = (total / noise).square()
+        trust = (trust / (trust + 100))[:, None]
+        shape = torch.cat((trust * width + (1 - trust) * sigma, trust * correlation[:, None]), dim=1)
+        return trust * center, shape
 
     def maps(self) -> Tensor:
         """(R, PIXEL_MAPS C + SHARED_MAPS, S, S) for the profile network, the bands' first."""
@@ -130,6 +163,14 @@ class FluxInputs:
         known = (self._psf_width != 0).float().mean(1)
         shared = torch.cat((size, torch.stack((binning, known, measured.mean(1)), dim=1)), dim=1)
         return own, shared
+
+    def rough_numbers(self) -> tuple[Tensor, Tensor]:
+        """The same, known before any fit: (R, C, ROUGH_NUMBERS) and (R, SHAPE_NUMBERS)."""
+        snr = torch.asinh(self.rough[..., 0] / self.rough[..., 1]) / 3
+        own = torch.stack((snr, self._psf_width, self._seen), dim=-1) * self.measured[..., None]
+        size = self._windows.box.clamp(min=1)
+        widths = self.shape[:, :2].log()
+        return own, torch.cat((self.center / size, widths, widths - size.log(), self.shape[:, 2:]), dim=1)
 
 
 def _smoothed(variance: Tensor, valid: Tensor) -> Tensor:

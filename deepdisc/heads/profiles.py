@@ -153,3 +153,28 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def moffat_logits(parameters: Tensor, center: Tensor, shape: Tensor, axes: tuple[Tensor, Tensor]) -> Tensor:
+    """Logarithm (R, C, S, S) of elliptical Moffat (1969) profiles of peak 1.
+
+    log p = -beta log(1 + r^2 / 2 beta), which is a Gaussian for large beta.
+
+    Args:
+        parameters: (R, C, 6) changes of the start, all 0 for beta = 10: of the centre (in widths), the widths' common
+            logarithm, that of their ratio, the correlation, log beta.
+        center: (R, 2) x, y, pixels.
+        shape: (R, 3) sigma_x, sigma_y (pixels) and correlation.
+        axes: x and y (R, S) of the pixels.
+    """
+    x0, y0, size, ratio, mixed, log_beta = parameters.clamp(-5, 5).unbind(-1)
+    sigma_x = shape[:, :1] * (size + ratio).clamp(-3, 3).exp()
+    sigma_y = shape[:, 1:2] * (size - ratio).clamp(-3, 3).exp()
+    correlation = torch.tanh(torch.atanh(shape[:, 2:]) + mixed)
+    u = (axes[0][:, None] - center[:, :1, None] - (x0 * shape[:, :1])[..., None]) / sigma_x[..., None]
+    v = (axes[1][:, None] - center[:, 1:, None] - (y0 * shape[:, 1:2])[..., None]) / sigma_y[..., None]
+    mixed = correlation[..., None, None]
+    u, v = u[:, :, None, :], v[..., None]
+    square = (u.square() - 2 * mixed * u * v + v.square()) / (1 - mixed.square()).clamp(min=0.02)
+    beta = 10 * log_beta.clamp(-2, 2).exp()[..., None, None]
+    return -beta * torch.log1p(square / (2 * beta))
