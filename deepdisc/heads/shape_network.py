@@ -151,7 +151,8 @@ def _stamps(windows: Windows, axes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
     weight = _gaussian(axes, _radius(windows, 0.25, 1.2))[:, None] * valid
     snr = (weight * relative).sum((-2, -1)) / weight.square().sum((-2, -1)).clamp(min=1e-3).sqrt()
     total = snr.clamp(min=0).square().sum(1).sqrt()
-    stamp = relative * (BRIGHTNESS / total.clamp(min=_FAINT))[:, None, None, None]
+    # Linear in the object's own light; asinh, so that a neighbour a thousand times brighter does not shout it down.
+    stamp = torch.asinh(relative * (BRIGHTNESS / total.clamp(min=_FAINT))[:, None, None, None])
     numbers = torch.stack((total.clamp(min=0.1).log(), _radius(windows, 1.0, 1.0).log(), windows.binning.log2()), dim=1)
     return stamp, torch.cat((torch.asinh(snr) / 3, share, numbers / 3), dim=1)
 
