@@ -14,26 +14,27 @@ import torch
 from torch import Tensor
 
 from deepdisc.mixture_regions import flattened, in_chunks
-from deepdisc.mixture_truncation import LOG_SQRT_2PI
+from deepdisc.mixture_truncation import LOG_SQRT_2PI, survival
 
 if TYPE_CHECKING:
     from deepdisc.mixture import Mixture
 
-_STEPS = (-9.0, -6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0)
-_NODES = 6
+_STEPS = (-9.0, -5.0, -2.5, 0.0, 2.5, 5.0, 9.0)  # sigmas from the mean
+_TAIL = (0.0, 2.0, 5.0, 11.0, 20.0, 36.0)  # scales of an exponential tail
+_NODES = 8
 _CHUNK = 512  # mixtures at a time, of some hundred nodes each
 
 
 def _nodes(mixture: Mixture, *more: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and weights (n, nodes) over the support; further break points (n,) keep their gradients."""
     mean, sigma = mixture.component_mean.detach()[..., None], mixture.component_sigma.detach()[..., None]
-    steps = mean.new_tensor(_STEPS)
-    breaks = (mean + steps * sigma).flatten(1)
+    breaks = (mean + mean.new_tensor(_STEPS) * sigma).flatten(1)
     if mixture.lower is not None:
-        # A component far below the bound leaves a tail with the scale sigma / pull, not sigma.
-        pull = ((mixture.lower - mean) / sigma).clamp(min=1.0)
-        tail = mixture.lower + steps[steps >= 0] * 4 * sigma / pull
-        breaks = torch.cat((breaks, tail.flatten(1)), dim=1)
+        pull = (mixture.lower - mean) / sigma
+        if bool((pull > 0).any()):
+            # A component far below the bound leaves a tail with the scale sigma / pull, not sigma.
+            tail = mixture.lower + mean.new_tensor(_TAIL) * sigma / pull.clamp(min=1.0)
+            breaks = torch.cat((breaks, tail.flatten(1)), dim=1)
     breaks = torch.cat((breaks, *(point[:, None] for point in more)), dim=1)
     if mixture.lower is not None:
         breaks = breaks.clamp(min=mixture.lower)
@@ -87,4 +88,6 @@ def _crps_quadrature(mixture: Mixture, x: Tensor) -> Tensor:
     nodes, weights = _nodes(mixture, inside)
     step = (nodes >= inside[:, None]).to(nodes)
     beneath = (mixture.lower - x).clamp(min=0)  # a true value below the bound: certain error from it to the bound
-    return ((mixture[:, None].cdf(nodes) - step).square() * weights).sum(1) + beneath
+    t = (nodes[..., None] - mixture.lower) / mixture.component_sigma[:, None]
+    above = (mixture.weights[:, None] * survival(t, mixture._above_bound()[:, None])).sum(-1)
+    return ((1 - above - step).square() * weights).sum(1) + beneath
