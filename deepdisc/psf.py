@@ -74,7 +74,7 @@ def _centre(stamp: np.ndarray, label: str) -> tuple[float, float]:
         dy, dx = ((light * (axis - at)).sum() / light.sum() for axis, at in ((rows, y), (columns, x)))
         # Twice the step, because the weight pulls the mean halfway back.
         y, x = y + 2 * dy, x + 2 * dx
-        if not (0 <= y <= stamp.shape[0] - 1 and 0 <= x <= stamp.shape[1] - 1):
+        if not all(0.9 < at < side - 1.9 for at, side in zip((y, x), stamp.shape, strict=True)):
             raise InputError(f"{label}: the star lies at the border of its picture; cut it out around the star")
         if max(abs(dy), abs(dx)) < 1e-7:
             break

@@ -5,6 +5,7 @@ The work is done by the reproject library, one output block at a time, so that m
 - Surface brightness is interpolated (bicubic spline) where the new pixels are about as large as the old or smaller, and
   averaged over exact pixel overlaps where they are larger; times the ratio of the pixel areas that conserves flux.
 - A new pixel is masked when any old pixel around it is.
+- PSFs stay where they are, which is right for bands on the same grid; those of other bands are left out.
 - The noise is that of the original pixels, measured before resampling if there is no map of it, times the same ratio
   once: summed over an object it is right, whereas the scatter of neighbouring new pixels, which are now correlated, is
   smaller than it says.
@@ -12,6 +13,7 @@ The work is done by the reproject library, one output block at a time, so that m
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +34,12 @@ from deepdisc.errors import InputError, require_extra
 from deepdisc.files import atomic_path, refuse_to_overwrite, write_text
 from deepdisc.sky import PixelGrid
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("auto", "interp", "exact")
 _BLOCK_PIX = 512
 _MARGIN_PIX = 12  # a cubic spline's memory fades by 0.27 per pixel: 1e-7
+_SAME_PIX = 1e-3  # grids closer than this need no resampling
 _COARSER = 1.3  # new pixels whose area exceeds the old by more are averaged over, not interpolated
 
 
@@ -96,8 +101,8 @@ def regrid(
                     f"band {name}: no pixel of {opened[own].source.image} falls on those of {reference}, they have "
                     "no sky in common; leave it out, or take files of the same place"
                 )
-        sources = {name: opened[own].source for name, own in wanted.items()}
-        content = _yaml_content(described, sources, reference, grid, output)
+        chosen = {name: opened[own] for name, own in wanted.items()}
+        content = _yaml_content(described, chosen, reference, grid, output)
         write_text(output / "mosaic.yaml", yaml.safe_dump(content, sort_keys=False))
     except BaseException:
         for path in written:
@@ -119,12 +124,21 @@ def _require_wcs(bands: Any) -> None:
             )
 
 
-def _yaml_content(source: Any, bands: dict[str, Any], reference: str, grid: PixelGrid, output: Path) -> dict[str, Any]:
+def _yaml_content(source: Any, bands: dict[str, Band], reference: str, grid: PixelGrid, output: Path) -> dict[str, Any]:
     entries = {}
     for name, band in bands.items():
         entries[name] = {"image": f"{name}.fits", "variance": f"{name}.fits[VARIANCE]", "unit": "nJy"}
-        if band.psf_fwhm_arcsec:
-            entries[name]["psf_fwhm_arcsec"] = band.psf_fwhm_arcsec
+        if band.source.psf and band.grid.same_grid(grid, tolerance_pix=_SAME_PIX):
+            entries[name]["psf"] = _relative(band.source.psf, output)
+        elif band.source.psf:
+            logger.warning(
+                "band %s: its PSF, %s, is in the pixels of the old grid and is left out; draw it in those of the new "
+                "one and name it as `psf` in mosaic.yaml",
+                name,
+                band.source.psf,
+            )
+        if band.source.psf_fwhm_arcsec:
+            entries[name]["psf_fwhm_arcsec"] = band.source.psf_fwhm_arcsec
     content: dict[str, Any] = {"name": source.name, "pixel_scale_arcsec": grid.pixel_scale_arcsec}
     if source.ebv is not None:
         content["ebv"] = _relative(source.ebv, output)
@@ -132,11 +146,11 @@ def _yaml_content(source: Any, bands: dict[str, Any], reference: str, grid: Pixe
     return content | {"bands": entries}
 
 
-def _relative(ebv: Any, folder: Path) -> Any:
-    """What states E(B-V), with paths relative to the folder."""
-    if isinstance(ebv, dict):
-        return {key: _relative(value, folder) for key, value in ebv.items()}
-    return os.path.relpath(ebv, folder) if isinstance(ebv, str) else ebv
+def _relative(stated: Any, folder: Path) -> Any:
+    """What states E(B-V) or a PSF, with paths relative to the folder."""
+    if isinstance(stated, dict):
+        return {key: _relative(value, folder) for key, value in stated.items()}
+    return os.path.relpath(stated, folder) if isinstance(stated, str) else stated
 
 
 # --------------------------------------------------------------------------------------------------- resampling
@@ -145,7 +159,7 @@ Resampler = Callable[[Band, int, int, int, int], tuple[np.ndarray, np.ndarray]]
 
 def _resampler(library: ModuleType, old: PixelGrid, new: PixelGrid, method: str) -> Resampler:
     """A function of a band and a rectangle of the new grid, giving its image and variance, NaN where masked."""
-    if old.same_grid(new, tolerance_pix=1e-3):
+    if old.same_grid(new, tolerance_pix=_SAME_PIX):
         return _copy
     ratio = proj_plane_pixel_area(new.wcs) / proj_plane_pixel_area(old.wcs)
     if method == "auto":

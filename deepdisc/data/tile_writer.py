@@ -24,8 +24,7 @@ from deepdisc.data.truth import EDGE
 from deepdisc.files import write_text
 
 SCHEMA_VERSION = 2
-_CELL_PIX = 64  # of E(B-V) made from the objects' values
-_PSF_CELL_PIX = 128  # of PSFs that vary over the field
+_CELL_PIX = 64  # of E(B-V) made from the objects' values, and of PSFs that vary over the field
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +184,7 @@ def ebv_of_objects(truth: pd.DataFrame, window: tuple[int, int, int, int]) -> np
 def _psf_cells(mosaic: Mosaic, window: tuple[int, int, int, int]) -> np.ndarray:
     """(rows, columns, C, P, P) float32 PSFs in even cells of a rectangle `y0, x0, y1, x1`: one if they do not vary."""
     y0, x0, y1, x1 = window
-    size = _PSF_CELL_PIX if mosaic.psf_varies else max(y1 - y0, x1 - x0)
+    size = _CELL_PIX if mosaic.psf_varies else max(y1 - y0, x1 - x0)
     columns = tile_edges(x0, x1, size)
     return np.stack(
         [

@@ -20,6 +20,7 @@ from deepdisc import catalog
 from deepdisc.errors import InputError
 from deepdisc.inference import outputs
 from deepdisc.inference.predict import predict
+from deepdisc.psf import moffat_psf
 
 CLASSES = ("galaxy", "star")
 FILES = {"catalog.parquet", "catalog.fits", "segmentation.fits", "regions.reg", "run.json"}
@@ -55,6 +56,23 @@ def check_against_truth(folder, truth, shape):
     labels = fitsio.read(folder / "segmentation.fits")
     new_number = np.concatenate(([0], ordered["id"].to_numpy()))
     np.testing.assert_array_equal(labels, new_number[truth.segmentation(shape)])
+
+
+def test_the_model_is_given_reddening_and_psf_also_where_nothing_is_searched(memory_mosaic, truth_of_boxes, tmp_path):
+    truth, given_pixels = truth_of_boxes([[3, 4, 9, 10]]), []
+
+    def model(inputs):
+        given_pixels.extend(inputs)
+        return truth.detector()(inputs)
+
+    run(memory_mosaic(np.zeros((40, 50), np.float32)), model, tmp_path / "out")
+    for item in given_pixels:
+        np.testing.assert_array_equal(item["psf"], np.stack([moffat_psf(3.0)] * 3))
+        assert item["ebv"] == pytest.approx(0.05)
+    given_pixels.clear()
+    run(memory_mosaic(np.zeros((40, 50), np.float32), mask=True), model, tmp_path / "masked")
+    (blank,) = given_pixels
+    assert blank["mask"].all() and blank["psf"].shape == (3, 25, 25) and not blank["psf"].any()
 
 
 @given(
