@@ -16,6 +16,11 @@ data = {
     "num_workers": 0,
     "cache": True,
     "seed": 0,
+    # label: column of the truth, or one column per band; spin2: pairs of components that turn with the sky
+    "labels": {"redshift": "redshift"},
+    "spin2": {},
+    # label: lowest and highest value that a data set may hold
+    "ranges": {"redshift": [0.0, 20.0]},
     "train": L(train_loader)(
         dataset=L(TileDataset)(
             root="${data.path}",
@@ -25,6 +30,9 @@ data = {
             augment=True,
             noise=L(NoiseAugmentation)(probability=0.3, max_factor=2.0, label_snr=5.0),
             seed="${data.seed}",
+            labels="${data.labels}",
+            spin2="${data.spin2}",
+            ranges="${data.ranges}",
             cache="${data.cache}",
         ),
         batch_size="${data.batch_size}",
@@ -37,6 +45,9 @@ data = {
             split="val",
             bands="${bands}",
             crop_size="${data.crop_size}",
+            labels="${data.labels}",
+            spin2="${data.spin2}",
+            ranges="${data.ranges}",
             cache="${data.cache}",
         ),
         batch_size="${data.batch_size}",

@@ -26,9 +26,19 @@ data = {
     "device": "cpu",
     "seed": 0,
     "val_samples": 64,
+    # as in common/data.py, of the simulated objects
+    "labels": {"redshift": "redshift"},
+    "spin2": {},
     "train": L(train_loader)(
         dataset=L(SampledDataset)(
-            source=L(SkyStream)(sky="${sky}", seed="${data.seed}", device="${data.device}"), length=1
+            source=L(SkyStream)(
+                sky="${sky}",
+                seed="${data.seed}",
+                device="${data.device}",
+                labels="${data.labels}",
+                spin2="${data.spin2}",
+            ),
+            length=1,
         ),
         batch_size="${data.batch_size}",
         num_workers="${data.num_workers}",
@@ -36,7 +46,14 @@ data = {
     ),
     "val": L(eval_loader)(
         dataset=L(SampledDataset)(
-            source=L(SkyStream)(sky="${sky}", seed=1_000_003, population_part="test", device="${data.device}"),
+            source=L(SkyStream)(
+                sky="${sky}",
+                seed=1_000_003,
+                population_part="test",
+                device="${data.device}",
+                labels="${data.labels}",
+                spin2="${data.spin2}",
+            ),
             length="${data.val_samples}",
         ),
         batch_size="${data.batch_size}",

@@ -1,4 +1,4 @@
-"""A training sky for NIRCam: many small nine-band fields between half and 1.3 times the exposure of JADES Deep, sheared.
+"""A training sky for NIRCam: small sheared nine-band fields, exposed half to 1.3 times as long as JADES Deep.
 
 deepdisc simulate --config-file configs/sky/nircam_train.py --output DIR --seed 1 sky.workers=2
 """

@@ -4,7 +4,7 @@ deepdisc simulate --config-file configs/sky/ugriz_ground.py --output DIR --seed 
 """
 
 from deepdisc.config import L
-from deepdisc.simulate import Sky
+from deepdisc.simulate import Lensing, Sky
 
 sky = L(Sky)(
     instrument="sdss",
@@ -31,5 +31,7 @@ sky = L(Sky)(
     draw_snr=0.5,
     isophote=1.2,
     peak_fraction=0.2,
+    # wider than the real sky's: heads learn the response to a shear from both signs of it
+    lensing=L(Lensing)(g1=[-0.1, 0.1], g2=[-0.1, 0.1]),
     workers=1,
 )
