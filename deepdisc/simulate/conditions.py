@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import galsim
 
 FIELDS_PER_ROW = 20
+SMALLEST_CELL_PIX = 48  # in which the PSF is constant: every cell costs a PSF for each band
 DUST_CELLS = 32  # across a field's longer side, in which E(B-V) varies
 FIELD_SPACING = 1.2  # in units of the field's larger side: fields share no sky
 
@@ -201,7 +202,7 @@ def draw_conditions(sky: Sky, instrument: Instrument, number: int, rng: np.rando
         psf_width=width,
         exposure_factor=10 ** (0.8 * deeper),
         moffat_beta=_draw_beta(sky, instrument, rng),
-        psf_cells=int(sky.psf_cells),
+        psf_cells=max(1, min(sky.psf_cells, max(sky.shape) // SMALLEST_CELL_PIX)),
         ebv=float(np.float32(rng.uniform(*sky.ebv))),
         galaxy_density=float(rng.uniform(*sky.galaxy_density)),
         star_density=float(rng.uniform(*sky.star_density)),

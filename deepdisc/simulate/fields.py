@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import logging
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from deepdisc.simulate.objects import draw_objects
 from deepdisc.simulate.observe import Observed, PixelFlags, camera_of, displaced, observe, stars_of
 from deepdisc.simulate.outlines import amodal_table
 from deepdisc.simulate.population import Population
+from deepdisc.simulate.processes import process_pool
 from deepdisc.simulate.psf_shapes import psf_ellipticity
 from deepdisc.simulate.psf_stamps import BelievedPSF, Smear
 from deepdisc.simulate.scene import Scene, build_scene, truth_table
@@ -119,9 +119,7 @@ def _make_fields(sky: Sky, folders: Sequence[Path], seed: int, bar: _Bar) -> lis
     elif sky.workers == 1:
         made = [bar.field(simulate_field(sky, number, folder, seed)) for number, folder in enumerate(folders)]
     else:
-        # spawn: a process that forks while its libraries run threads may hang.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(sky.workers, sky.fields), context) as pool:
+        with process_pool(min(sky.workers, sky.fields)) as pool:
             waiting = [pool.submit(simulate_field, sky, k, folder, seed) for k, folder in enumerate(folders)]
             try:
                 for done in concurrent.futures.as_completed(waiting):

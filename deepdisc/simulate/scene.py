@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from deepdisc.simulate.objects import effective_hlr_arcsec
 from deepdisc.simulate.outlines import Outline, Slices, draw_outline
 from deepdisc.simulate.painter import Painter
 from deepdisc.simulate.population import CLASS_NAMES
+from deepdisc.simulate.processes import process_pool
 from deepdisc.simulate.settings import Sky
 from deepdisc.simulate.shapes import Shapes
 
@@ -160,9 +160,7 @@ def _paint_all(sky: Sky, conditions: Conditions, shapes: Shapes, workers: int) -
         for chunk in chunks:
             yield from brush.paint(shapes.take(chunk), chunk)
         return
-    # spawn: a process that forks while its libraries run threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _take_brush, (sky, conditions)) as pool:
+    with process_pool(workers, _take_brush, sky, conditions) as pool:
         waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         for chunk in chunks:
             waiting.append(pool.submit(_paint_chunk, shapes.take(chunk), chunk))

@@ -35,7 +35,8 @@ class Sky:
             wings. None: the instrument's.
         psf_width_rms: relative change of the PSF's width over a field, rms, smooth and different in each band.
         psf_ellipticity_rms: the same for its ellipticity: rms of each component of the shear that makes it.
-        psf_cells: cells across a field's longer side in which the PSF is taken to be constant.
+        psf_cells: cells across a field's longer side in which the PSF is taken to be constant; in small fields fewer,
+            so that none is smaller than 48 pixels.
         ebv: range of the Milky Way reddening E(B-V) of a field, mag.
         ebv_rms: its relative variation within a field; 0: the same everywhere.
         galaxy_density: range, multiplies the population's number of galaxies per area.
