@@ -146,7 +146,10 @@ class Detector(nn.Module):
         return features, batch.image_sizes
 
     def _on_device(self, record: dict[str, Any]) -> dict[str, Tensor]:
-        """Image, and with a stretch also variance, mask (True also where a value is not finite) and PSF, on the device."""
+        """Image, and with a stretch also variance, mask and PSF, on the device.
+
+        The mask is also True where image or variance is not finite and where the variance is not positive.
+        """
         image = record["image"]
         if not isinstance(image, Tensor):
             raise InputError(f"an image must be a torch tensor (band, y, x), not {type(image).__name__}")
@@ -163,7 +166,8 @@ class Detector(nn.Module):
         for name, value in pixels.items():
             if value.shape != image.shape:
                 raise InputError(f"{name} is {tuple(value.shape)}, the image {tuple(image.shape)}: they must agree")
-        pixels["mask"] = pixels["mask"] | ~torch.isfinite(pixels["image"]) | ~torch.isfinite(pixels["variance"])
+        is_known = torch.isfinite(pixels["image"]) & torch.isfinite(pixels["variance"]) & (pixels["variance"] > 0)
+        pixels["mask"] = pixels["mask"] | ~is_known
         return pixels | {"psf": self._psf(record)}
 
     def _psf(self, record: dict[str, Any]) -> Tensor:

@@ -165,7 +165,7 @@ def _measured_pixels(records: list[dict[str, Any]], padded: Tensor) -> dict[str,
         flux, variance = record["image"].to(padded.device), record["variance"].to(padded.device)
         if flux.shape != variance.shape:
             raise InputError(f"variance is {tuple(variance.shape)}, the image {tuple(flux.shape)}: they must agree")
-        valid = torch.isfinite(flux) & torch.isfinite(variance)
+        valid = torch.isfinite(flux) & torch.isfinite(variance) & (variance > 0)
         if record.get("mask") is not None:
             valid &= ~record["mask"].to(padded.device)
         inside = (i, slice(None), slice(0, flux.shape[1]), slice(0, flux.shape[2]))
