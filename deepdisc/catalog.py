@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fitsio
 import numpy as np
@@ -59,11 +59,13 @@ FLAGS = {
         Flag(0, "EDGE", "the outline touches the mosaic's edge"),
         Flag(1, "SEAM", "larger than the tiles' overlap: put together from pieces, or cut off at a border"),
         Flag(2, "MASKED", "some pixels of the outline are masked in at least one band"),
-        Flag(3, "NO_COVERAGE", "at least one band has no valid pixel in the outline"),
+        Flag(3, "NO_COVERAGE", "at least one band has no valid pixel in the outline: what it would tell is NaN"),
         Flag(4, "BLENDED", "the outline overlaps or touches another object's"),
-        Flag(5, "SATURATED", "truth only: contains saturated pixels"),
+        Flag(5, "SATURATED", "contains saturated pixels; predicted only where the mosaic tells their level"),
         Flag(6, "NO_REDSHIFT", "no redshift was estimated"),
         Flag(7, "FAINT", "truth only: below the signal-to-noise that training labels require"),
+        Flag(8, "EXTRAPOLATION", "unlike the objects that the model was calibrated with: novelty above 1"),
+        Flag(9, "UNPHYSICAL", "a flux below 0 by 5 errors, a shear of 1 or more, or an impossible colour"),
     )
 }
 
@@ -101,6 +103,12 @@ _COLUMNS = (
     Column("z_means", "float32", "", "means of the PDF's components before truncation at z_lower", per_component=True),
     Column("z_sigmas", "float32", "", "standard deviations of the components before truncation", per_component=True),
     Column("z_lower", "float32", "", "bound below which the PDF is zero; NaN for none"),
+    Column("g1", "float32", "", "reduced shear, positive along North-South"),
+    Column("g2", "float32", "", "reduced shear, positive from South-West to North-East"),
+    Column("g1_err", "float32", "", "1-sigma error of g1, of the single galaxy"),
+    Column("g2_err", "float32", "", "1-sigma error of g2, of the single galaxy"),
+    Column("g12_cov", "float32", "", "covariance of the errors of g1 and g2"),
+    Column("novelty", "float32", "", "distance from the calibration set in the features, 1 = 99.9 percent of it"),
     # Truth catalogues have these as well.
     Column("tile", "int32", "", "tile of the data set that holds the object"),
     Column("field", "str", "", "field that holds the object"),
@@ -110,12 +118,12 @@ _COLUMNS = (
     Column("blendedness", "float32", "", "share of the light inside its own profile that belongs to neighbours"),
     Column("neighbours", "int32", "", "number of labelled objects whose outlines overlap or touch this one's"),
     Column("neighbour_arcsec", "float32", "arcsec", "distance to the nearest other labelled object; NaN for none"),
-    Column("g1", "float32", "", "reduced shear, positive along North-South"),
-    Column("g2", "float32", "", "reduced shear, positive from South-West to North-East"),
     Column("kappa", "float32", "", "convergence"),
     Column("pair_id", "int64", "", "the same for the two objects of a ring pair"),
     Column("psf_e1", "float32", "", "ellipticity (a-b)/(a+b) of the PSF, mean of the bands, frame of g1"),
     Column("psf_e2", "float32", "", "ellipticity (a-b)/(a+b) of the PSF, mean of the bands, frame of g2"),
+    Column("e1", "float32", "", "ellipticity (a-b)/(a+b) of the lensed galaxy before the PSF, frame of g1"),
+    Column("e2", "float32", "", "ellipticity (a-b)/(a+b) of the lensed galaxy before the PSF, frame of g2"),
     Column("angle_rad", "float32", "rad", "angle of the major axis before lensing, from +x to +y"),
     Column("disk_hlr_arcsec", "float32", "arcsec", "half-light radius sqrt(ab) of the disc before lensing"),
     Column("disk_axis_ratio", "float32", "", "axis ratio b/a of the disc before lensing"),
@@ -132,11 +140,20 @@ _COLUMNS = (
     Column("population_row", "int64", "", "row of the population table the object was drawn from"),
 )
 SCHEMA = {column.name: column for column in _COLUMNS}
+# The longer of two prefixes comes first.
 _PREFIXED = {
-    "flux_": Column("flux_", "float64", "nJy", "total flux in band {}"),
-    "fluxerr_": Column("fluxerr_", "float64", "nJy", "1-sigma error of the flux in band {}"),
-    "mag_": Column("mag_", "float64", "mag", "total AB magnitude in band {}"),
-    "bulge_share_": Column("bulge_share_", "float32", "", "share of the flux in the bulge in band {}"),
+    "flux_weights_": Column("", "float32", "", "weights of the components of the flux PDF in band {}", True),
+    "flux_means_": Column("", "float32", "nJy", "means of the components of the flux PDF in band {}", True),
+    "flux_sigmas_": Column("", "float32", "nJy", "standard deviations of the components in band {}", True),
+    "flux_lower_": Column("", "float32", "nJy", "bound below which the flux PDF in band {} is zero; NaN for none"),
+    "flux_": Column("", "float64", "nJy", "total flux in band {}; of a prediction the median of its PDF"),
+    "fluxerr_": Column("", "float64", "nJy", "1-sigma error of the flux in band {}"),
+    "mag_": Column("", "float64", "mag", "total AB magnitude in band {}; NaN where the flux is not positive"),
+    "magerr_": Column("", "float64", "mag", "1-sigma error of the magnitude in band {}"),
+    "snr_": Column("", "float32", "", "signal-to-noise of the flux in band {}"),
+    "color_": Column("", "float32", "mag", "AB magnitude in the first less that in the second of the bands {}"),
+    "colorerr_": Column("", "float32", "mag", "1-sigma error of the colour of the bands {}"),
+    "bulge_share_": Column("", "float32", "", "share of the flux in the bulge in band {}"),
 }
 POSITION_COLUMNS = ("x", "y")
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
@@ -148,7 +165,7 @@ def describe(name: str) -> Column | None:
         return SCHEMA[name]
     for prefix, column in _PREFIXED.items():
         if name.startswith(prefix) and len(name) > len(prefix):
-            return Column(name, column.dtype, column.unit, column.description.format(name[len(prefix) :]))
+            return replace(column, name=name, description=column.description.format(name[len(prefix) :]))
     return None
 
 
@@ -306,7 +323,7 @@ def _structured_dtype(schema: pa.Schema, lengths: Mapping[str, int]) -> np.dtype
 # ------------------------------------------------------------------------------------------------------- reading
 _SENTINELS = (-99.0, 99.0, -999.0, 999.0, -9999.0)
 # Positions and indices may rightly have these values; a measured magnitude, flux error or redshift may not.
-_MEASURED = ("mag", "redshift", "z_", "zspec", "zphot", "flux", "snr", "hlr")
+_MEASURED = ("mag", "redshift", "z_", "zspec", "zphot", "flux", "color", "snr", "hlr")
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:

@@ -9,17 +9,20 @@ Legend: R objects, Q quantities (bands), K components, J pieces of a component, 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+from torch.special import log_ndtr, ndtri
 
 from deepdisc.mixture import Mixture
 
 EMPTY_LOGIT = -1e4  # of a component without weight: finite, for 0 * inf would be NaN
-# A standard normal as a sum of narrower ones of this width, this far apart, in units of its sigma (see `_pieces`).
+# A standard normal as a sum of narrower ones of this width, this far apart, in units of its sigma (see `_split`).
 PIECE_SIGMA = 0.7
 PIECE_STEP = 0.8
+_LEAST_PIT = 1e-6  # the PIT of float32 PDFs is not known any closer to its ends
+_SLOPES = (0.1, 10.0)
+_TABLE = 1025  # points of the table of G
+_AT_ONCE = 4_000_000  # values of components at a time, which bounds the memory
 
 
 class FittedAfterTraining(nn.Module):
@@ -60,24 +63,34 @@ class MixtureCalibration(FittedAfterTraining):
       `exp(log_sigma)` (a temperature; that of means and of widths differ, for the peaks of a redshift PDF are where
       they are, while those of a flux PDF merely shape it), and they move by `shift` of their widths: each a function
       of s, linear between knots and constant beyond them;
-    - then the density f is multiplied by `g(F)`, `ln g = sum_l pit_terms_l P_l(2 F - 1)` with Legendre polynomials, up
-      to normalisation: the smooth alternatives of Neyman (1937) to a uniform PIT. Each component is split into J
-      narrower ones that add up to it (within 0.4 % of its peak and 0.0013 in its CDF for J = 5, 0.1 % and 0.0001 for
-      J = 7), and their weights are multiplied by the mean of g over each. Structure of g finer than a piece is
-      smoothed; the fit maximises the likelihood of the result and so allows for it. K becomes J K, for all
-      quantities, as soon as one of them has terms.
+    - then the PDF's CDF F becomes G(F), G the integral of g on [0, 1], `ln g = sum_l pit_terms_l P_l(2 u - 1) + const`
+      with Legendre polynomials: the smooth alternatives of Neyman (1937) to a uniform PIT, whose density g is. A value
+      x moves to `T(x) = F^-1(G^-1(F(x)))`. So that the PDF stays a mixture, each component is split into J narrower
+      ones that add up to it (within 0.4 % of its peak and 0.0013 in its CDF for J = 5, 0.1 % and 0.0001 for J = 7), and
+      each of these is moved by T at its median and stretched by the slope of T there. What the straight lines miss of
+      a bent T, a second round with terms of its own mends, without splitting again. K becomes J K, for all
+      quantities, as soon as one of them has terms. A Gaussian PDF whose errors have a skewness of 1 is left with a
+      largest distance between the PIT's CDF and the diagonal of 0.013 (0.07 before).
 
     Args:
         num_quantities: Q; 1 for PDFs of batch shape (R,).
         num_knots: M.
         num_terms: L.
+        num_rounds: of the PIT's recalibration.
         num_pieces: J, odd; fewer make smaller catalogues, more describe the tails beyond 3 sigma better.
     """
 
-    def __init__(self, num_quantities: int = 1, num_knots: int = 4, num_terms: int = 6, num_pieces: int = 5):
+    def __init__(
+        self,
+        num_quantities: int = 1,
+        num_knots: int = 4,
+        num_terms: int = 6,
+        num_rounds: int = 2,
+        num_pieces: int = 5,
+    ):
         per_knot = (num_quantities, num_knots)
         shapes = dict.fromkeys(("knots", "log_spread", "log_sigma", "shift"), per_knot)
-        super().__init__(**shapes, pit_terms=(num_quantities, num_terms))
+        super().__init__(**shapes, pit_terms=(num_quantities, num_rounds, num_terms))
         self.num_pieces = num_pieces
 
     def forward(self, pdf: Mixture) -> Mixture:
@@ -92,8 +105,9 @@ class MixtureCalibration(FittedAfterTraining):
         if is_flat:
             pdf = pdf[:, None]
         pdf = self._scaled(pdf, values)
-        if bool(values["pit_terms"].any()):
-            pdf = self._reweighted(pdf, values["pit_terms"].to(pdf.logits))
+        for number, terms in enumerate(values["pit_terms"].unbind(1)):
+            if bool(terms.any()):
+                pdf = self._transported(pdf, terms.to(pdf.logits), self.num_pieces if number == 0 else 1)
         return pdf[:, 0] if is_flat else pdf
 
     @staticmethod
@@ -113,40 +127,110 @@ class MixtureCalibration(FittedAfterTraining):
         mean = pdf.component_mean + torch.expm1(spread) * (pdf.component_mean - center) + shift * pdf.component_sigma
         return Mixture(pdf.logits, mean, pdf.component_sigma * sigma.exp(), pdf.lower)
 
-    def _reweighted(self, pdf: Mixture, terms: Tensor) -> Mixture:
-        """The density times g of its own CDF, as a mixture of J K components, for terms (Q, L)."""
-        offsets, log_share = _pieces(self.num_pieces, pdf.logits)
-        mean = pdf.component_mean[..., None] + pdf.component_sigma[..., None] * offsets
-        sigma = (pdf.component_sigma[..., None] * PIECE_SIGMA).expand_as(mean)
-        logits = pdf.log_weights[..., None] + log_share
-        if pdf.lower is not None:  # truncation takes more of some pieces than of others
-            logits = logits + torch.special.log_ndtr((mean - pdf.lower) / sigma)
-            logits = logits - torch.special.log_ndtr((pdf.component_mean - pdf.lower) / pdf.component_sigma)[..., None]
-        logits = logits + self._log_mean_g(pdf, mean, sigma, terms)
-        # what has no terms keeps its components, followed by empty ones
-        is_plain = ~terms.any(-1)[:, None, None]
-        middle = torch.arange(self.num_pieces, device=logits.device) == 0
-        plain_logits = torch.where(middle, pdf.logits[..., None], EMPTY_LOGIT)
-        pairs = (
-            (plain_logits, logits),
-            (pdf.component_mean[..., None], mean),
-            (pdf.component_sigma[..., None], sigma),
-        )
-        parts = (torch.where(is_plain, plain, split).flatten(-2) for plain, split in pairs)
-        return Mixture(*parts, lower=pdf.lower)
-
     @staticmethod
-    def _log_mean_g(pdf: Mixture, mean: Tensor, sigma: Tensor, terms: Tensor) -> Tensor:
-        """log of the mean of g(F) over each piece (R, Q, K, J), by 3-point Gauss-Hermite quadrature."""
-        nodes = mean.new_tensor([-math.sqrt(3), 0.0, math.sqrt(3)])
-        log_weights = mean.new_tensor([1 / 6, 2 / 3, 1 / 6]).log()
-        x = mean[..., None] + sigma[..., None] * nodes
-        if pdf.lower is not None:
-            x = x.clamp(min=pdf.lower)
-        shape = x.shape
-        x = x.flatten(2).movedim(-1, 0)
-        u = pdf.cdf(x).movedim(0, -1).reshape(shape)
-        return (log_density_of_pit(u, terms[:, None, None, :]) + log_weights).logsumexp(-1)
+    def _transported(pdf: Mixture, terms: Tensor, count: int) -> Mixture:
+        """The PDFs moved by T, as mixtures of J K components, for terms (Q, L) and J = `count`."""
+        pieces = _split(pdf, count)
+        middle = _truncated_medians(pieces)
+        moved, stretch = _transport(pdf, terms, middle)
+        mean = moved + stretch * (pieces.component_mean - middle)
+        # what has no terms keeps its components, followed by empty ones
+        plain_logits = torch.full_like(pieces.logits, EMPTY_LOGIT)
+        plain_logits[..., : pdf.logits.shape[-1]] = pdf.logits
+        plain_mean, plain_sigma = (part.repeat(1, 1, count) for part in (pdf.component_mean, pdf.component_sigma))
+        is_plain = ~terms.any(-1)[:, None]
+        return Mixture(
+            torch.where(is_plain, plain_logits, pieces.logits),
+            torch.where(is_plain, plain_mean, mean),
+            torch.where(is_plain, plain_sigma, stretch * pieces.component_sigma),
+            pdf.lower,
+        )
+
+
+def _split(pdf: Mixture, count: int) -> Mixture:
+    """The same PDFs with every component split into narrower ones, (..., J K).
+
+    N(0, 1) is N(0, 1 - s^2) convolved with N(0, s^2); the sum over a regular grid of the former's values replaces the
+    integral.
+    """
+    if count == 1:
+        return pdf
+    offsets = PIECE_STEP * (torch.arange(count, dtype=pdf.logits.dtype, device=pdf.logits.device) - (count - 1) / 2)
+    share = (-0.5 * offsets.square() / (1 - PIECE_SIGMA**2)).log_softmax(0)
+    mean = pdf.component_mean[..., None] + pdf.component_sigma[..., None] * offsets
+    sigma = (PIECE_SIGMA * pdf.component_sigma)[..., None].expand_as(mean)
+    logits = pdf.log_weights[..., None] + share
+    if pdf.lower is not None:  # truncation takes more of some pieces than of others
+        whole = log_ndtr((pdf.component_mean - pdf.lower) / pdf.component_sigma)
+        logits = logits + log_ndtr((mean - pdf.lower) / sigma) - whole[..., None]
+    return Mixture(logits.flatten(-2), mean.flatten(-2), sigma.flatten(-2), pdf.lower)
+
+
+def _truncated_medians(pdf: Mixture) -> Tensor:
+    """Median (..., K) of each component alone."""
+    if pdf.lower is None:
+        return pdf.component_mean
+    parts = (part[..., None] for part in (torch.zeros_like(pdf.logits), pdf.component_mean, pdf.component_sigma))
+    return Mixture(*parts, lower=pdf.lower).median()
+
+
+@torch.no_grad()
+def _transport(pdf: Mixture, terms: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """T and its slope, both (R, Q, n), at values x (R, Q, n) of PDFs (R, Q), for terms (Q, L)."""
+    size = max(1, _AT_ONCE // max(1, x[0].numel() * pdf.logits.shape[-1])) if len(x) else 1
+    parts = [_transport_some(part, terms, at) for part, at in zip(_chunks(pdf, size), x.split(size), strict=True)]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _chunks(pdf: Mixture, size: int) -> list[Mixture]:
+    return [pdf[start : start + size] for start in range(0, max(len(pdf), 1), size)]
+
+
+def _transport_some(pdf: Mixture, terms: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`_transport`, with F^-1 by interpolation between the x of each PDF: normal scores of F are smooth, F is not."""
+    at = x.double().sort(-1).values.contiguous()
+    columns = at.movedim(-1, 0)
+    u = pdf.cdf(columns).double().movedim(0, -1).clamp(_LEAST_PIT, 1 - _LEAST_PIT)
+    score = ndtri(u).contiguous()
+    # the slope of the normal score, 1 / sigma all along a Gaussian
+    log_rise = pdf.log_prob(columns).double().movedim(0, -1) + score.square() / 2
+    moved_u, log_g = _inverse_of_integral(u, terms)
+    wanted = ndtri(moved_u.clamp(_LEAST_PIT, 1 - _LEAST_PIT))
+    moved = interpolate_sorted(wanted, score, at)
+    moved_rise = interpolate_sorted(wanted, score, log_rise)
+    slope = (log_rise - moved_rise + (wanted.square() - score.square()) / 2 - log_g).exp()
+    # far out in the tails the map is a shift; slopes there would be quotients of vanishing densities
+    is_inside = (u > _LEAST_PIT) & (u < 1 - _LEAST_PIT)
+    slope = torch.where(is_inside, slope.nan_to_num(1.0).clamp(*_SLOPES), 1.0)
+    rank = x.double().argsort(-1).argsort(-1)
+    return moved.gather(-1, rank).to(x), slope.gather(-1, rank).to(x)
+
+
+def interpolate_sorted(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Functions of x (..., n), linear between sorted knots (..., m) with values (..., m), extrapolated linearly."""
+    if knots.shape[-1] == 1:
+        return values + (x - knots)
+    high = torch.searchsorted(knots, x.contiguous()).clamp(1, knots.shape[-1] - 1)
+    x0, x1, y0, y1 = (part.gather(-1, at) for part in (knots, values) for at in (high - 1, high))
+    return y0 + (x - x0) / (x1 - x0).clamp(min=1e-12) * (y1 - y0)
+
+
+def _inverse_of_integral(u: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """`G^-1(u)` and ln g there, float64, for u (R, Q, n) and terms (Q, L), by interpolation in a table."""
+    grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=u.device)
+    log_g = terms.double() @ legendre(grid, terms.shape[-1]).T  # (Q, table)
+    g = log_g.exp()
+    integral = torch.cat((torch.zeros_like(g[:, :1]), torch.cumsum((g[:, 1:] + g[:, :-1]) / 2, 1)), dim=1) / (
+        _TABLE - 1
+    )
+    total = integral[:, -1:]
+    by_quantity = u.movedim(1, 0).flatten(1)
+    moved = interpolate_sorted(
+        by_quantity, (integral / total).contiguous(), grid.expand_as(integral).contiguous()
+    ).clamp(0, 1)
+    log_g = interpolate_sorted(moved, grid.expand_as(integral).contiguous(), log_g - total.log())
+    shape = u.movedim(1, 0).shape
+    return tuple(part.reshape(shape).movedim(0, 1) for part in (moved, log_g))
 
 
 def _untruncated_moments(pdf: Mixture) -> tuple[Tensor, Tensor]:
@@ -165,25 +249,13 @@ def interpolate(s: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return result
 
 
-def log_density_of_pit(u: Tensor, terms: Tensor) -> Tensor:
-    """`sum_l terms_l P_l(2 u - 1)`, l = 1 ... L, of PIT values u (..., n) and terms (..., L) that broadcast to them."""
+def legendre(u: Tensor, count: int) -> Tensor:
+    """`P_l(2 u - 1)`, l = 1 ... L, of PIT values u (...,): (..., L)."""
     v = 2 * u - 1
-    before, current = torch.ones_like(v), v
-    total = terms[..., :1] * current
-    for n in range(1, terms.shape[-1]):
-        before, current = current, ((2 * n + 1) * v * current - n * before) / (n + 1)
-        total = total + terms[..., n : n + 1] * current
-    return total
-
-
-def _pieces(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions and log-shares (J,) of the pieces of a standard normal.
-
-    N(0, 1) is N(0, 1 - s^2) convolved with N(0, s^2); the sum over a regular grid of the former's values replaces the
-    integral, with an error of exp(-2 pi^2 s^2 (1 - s^2) / step^2).
-    """
-    offsets = PIECE_STEP * (torch.arange(count, dtype=like.dtype, device=like.device) - (count - 1) / 2)
-    return offsets, (-0.5 * offsets.square() / (1 - PIECE_SIGMA**2)).log_softmax(0)
+    terms = [torch.ones_like(v), v]
+    for n in range(1, count):
+        terms.append(((2 * n + 1) * v * terms[-1] - n * terms[-2]) / (n + 1))
+    return torch.stack(terms[1 : count + 1], dim=-1)
 
 
 class ShearCalibration(FittedAfterTraining):

@@ -210,7 +210,8 @@ class _Run:
                 instances = next(found)
                 if self._writer is None:
                     self._open_writer(instances)
-                args = (instances, item.tile, item.pixels, self.mosaic.shape, self.score_threshold)
+                bands = self.mosaic.bands
+                args = (instances, item.tile, item.pixels, self.mosaic.shape, self.score_threshold, bands)
                 detections = self.clock.time("measure", tabulate, *args)
                 self.clock.time("merge", self._merger.add, detections)
             following = self.tiles[item.tile.index + 1].y0 if item.tile.index + 1 < len(self.tiles) else math.inf
@@ -233,7 +234,7 @@ class _Run:
 
     def _open_writer(self, instances: Instances) -> None:
         metadata = {"bands": list(self.mosaic.bands), "class_names": list(self.class_names), "deepdisc": __version__}
-        columns = column_names(instances)
+        columns = column_names(instances, self.mosaic.bands)
         writer = ResultWriter(self.folder, columns, self.mosaic.grid, self.class_names, metadata)
         self._writer = self._stack.enter_context(writer)
 

@@ -6,6 +6,7 @@ Legend: N objects; boxes `x0, y0, x1, y1` in edge coordinates; columns as in `ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from deepdisc.catalog import FLAGS
 from deepdisc.data.tiling import Tile
 from deepdisc.errors import InputError
 from deepdisc.inference.measure import centroids, coverage_flags, edge_flags, stack_bands
+from deepdisc.inference.measured_columns import measured_columns, measured_flags, saturated_flags
 from deepdisc.inference.merge import Merged, TileDetections
-from deepdisc.mixture import Mixture
 from deepdisc.sky import PixelGrid
 from deepdisc.structures import Instances, sample_map
 
@@ -26,34 +27,9 @@ LEADING_COLUMNS = (
 )  # fmt: skip
 
 
-def redshift_columns(pdf: Mixture) -> dict[str, np.ndarray]:
-    """Point estimates, quantiles, odds and the mixture's own parameters of N redshift PDFs."""
-    quantiles = {"z_q025": 0.025, "z_q160": 0.16, "z_median": 0.5, "z_q840": 0.84, "z_q975": 0.975}
-    columns = {
-        "z_mode": pdf.mode(),
-        "z_mean": pdf.mean(),
-        **{name: pdf.quantile(q) for name, q in quantiles.items()},
-        "z_odds": pdf.odds(),
-        "z_weights": pdf.weights,
-        "z_means": pdf.component_mean,
-        "z_sigmas": pdf.component_sigma,
-    }
-    arrays = {name: value.float().numpy() for name, value in columns.items()}
-    arrays["z_lower"] = np.full(len(pdf), np.nan if pdf.lower is None else pdf.lower, dtype=np.float32)
-    return arrays
-
-
-# What each field that a head adds becomes in the catalogue.
-COLUMNS_OF_FIELD = {"pred_redshift": redshift_columns}
-
-
-def column_names(instances: Instances) -> list[str]:
-    """The catalogue's columns for what a detector gives."""
-    names = list(LEADING_COLUMNS)
-    for field, make in COLUMNS_OF_FIELD.items():
-        if instances.has(field):
-            names += make(instances.get(field)[:0])
-    return names
+def column_names(instances: Instances, bands: Sequence[str]) -> list[str]:
+    """The catalogue's columns for what a detector of these bands gives."""
+    return [*LEADING_COLUMNS, *measured_columns(instances[:0], bands)]
 
 
 def tabulate(
@@ -62,6 +38,7 @@ def tabulate(
     pixels: dict[str, torch.Tensor],
     shape: tuple[int, int],
     score_threshold: float | None,
+    bands: Sequence[str],
 ) -> TileDetections:
     """Everything the catalogue will say about a tile's detections, except what needs their neighbours.
 
@@ -70,9 +47,11 @@ def tabulate(
     Args:
         instances: the detector's output in tile pixels.
         tile: where the tile lies.
-        pixels: the detector's input: "image", "variance", "mask" (C, h, w) and "ebv".
+        pixels: the detector's input: "image", "variance", "mask" (C, h, w) and "ebv"; "saturated" (C, h, w) bool where
+            the mosaic tells.
         shape: (height, width) of the mosaic.
         score_threshold: drop lower scores; None keeps all.
+        bands: the model's, in its order.
     """
     objects = _clean(instances.to("cpu"), tile, shape, score_threshold)
     image, variance, mask = (np.asarray(pixels[name]) for name in ("image", "variance", "mask"))
@@ -92,12 +71,9 @@ def tabulate(
         "area_pix": np.array([np.count_nonzero(crop) for crop in crops], dtype=np.int32),
         "ebv": sample_map(pixels["ebv"], objects.pred_boxes, mask.shape[1:]).numpy(),
     }
-    for name, make in COLUMNS_OF_FIELD.items():
-        if objects.has(name):
-            columns |= make(objects.get(name))
-    redshift = columns.get("z_mode", np.full(len(boxes), np.nan))
-    flags |= np.where(np.isfinite(redshift), 0, FLAGS["NO_REDSHIFT"].value).astype(np.int32)
-    columns["flags"] = flags
+    columns |= measured_columns(objects, bands)
+    flags |= measured_flags(columns, bands, len(boxes))
+    columns["flags"] = flags | saturated_flags(pixels.get("saturated"), boxes, regions, crops)
     scores = objects.scores.numpy().astype(np.float64)
     return TileDetections(tile, mosaic_boxes, scores, regions + np.concatenate((origin, origin)), crops, columns)
 
@@ -156,12 +132,27 @@ def rows(
     frame["score"] = np.array([item.score for item in objects], dtype=np.float32)
     if objects:
         frame["ra"], frame["dec"] = grid.to_sky(frame["x"], frame["y"])
+        if "g1" in frame:
+            _turn_shear(frame, grid)
         frame["class_name"] = [_class_name(int(number), class_names) for number in frame["class_id"]]
         frame["area_pix"] = [np.count_nonzero(item.crop) for item in objects]
         seam, blended = FLAGS["SEAM"].value, FLAGS["BLENDED"].value
         added = [seam * item.seam | blended * item.blended for item in objects]
         frame["flags"] = np.array(frame["flags"], dtype=np.int32) | added | edge_flags(boxes, grid.shape)
     return pd.DataFrame({name: frame.get(name, []) for name in columns})
+
+
+def _turn_shear(frame: dict[str, Any], grid: PixelGrid) -> None:
+    """Shears and their covariances from the pixel axes to the sky, in place."""
+    x, y = np.asarray(frame["x"]), np.asarray(frame["y"])
+    frame["g1"], frame["g2"] = grid.shear_to_sky(x, y, frame["g1"], frame["g2"])
+    one, zero = np.ones(len(x)), np.zeros(len(x))
+    turn = np.stack([grid.shear_to_sky(x, y, *axis) for axis in ((one, zero), (zero, one))], axis=1)  # (2, axis, N)
+    error_1, error_2, mixed = (np.asarray(frame[name]) for name in ("g1_err", "g2_err", "g12_cov"))
+    covariance = np.array([[error_1**2, mixed], [mixed, error_2**2]])
+    turned = np.einsum("iaN,abN,jbN->ijN", turn, covariance, turn)
+    frame["g1_err"], frame["g2_err"] = np.sqrt(turned[0, 0]), np.sqrt(turned[1, 1])
+    frame["g12_cov"] = turned[0, 1]
 
 
 def _class_name(number: int, names: Sequence[str]) -> str:

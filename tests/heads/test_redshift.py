@@ -12,7 +12,7 @@ from deepdisc.errors import InputError
 from deepdisc.heads.label_weights import LabelWeights
 from deepdisc.heads.photometry import AperturePhotometry
 from deepdisc.heads.redshift import LOSSES, POINT_DELTA, RedshiftHead
-from deepdisc.inference.tabulate import redshift_columns
+from deepdisc.inference.measured_columns import redshift_columns
 from deepdisc.mixture import Mixture
 from deepdisc.structures import Instances
 
@@ -224,7 +224,7 @@ def test_reddening_is_an_input():
 def test_the_head_names_the_columns_that_the_catalogue_gets():
     with torch.no_grad():
         found = make_head().predict(features(1), [objects(2, [True, True], "pred_boxes")])
-    made = redshift_columns(found[0].pred_redshift)
+    made = redshift_columns(found[0], [])
     assert sorted(made) == sorted(RedshiftHead.columns) and set(made) <= set(SCHEMA)
 
 
