@@ -209,7 +209,9 @@ def _segments(survey: Survey, mosaic: Mosaic, label: str) -> tuple[np.ndarray, p
     segments = segment_table(segmentation, light)
     if mosaic.grid.wcs is not None:
         segments["ra"], segments["dec"] = mosaic.grid.to_sky(segments.x, segments.y)
-    if segments.empty and (survey.segmentation or survey.detection):
+    if segments.empty and survey.segmentation:
+        raise InputError(f"field {label}: {survey.segmentation} holds no object; is it the map of this field?")
+    if segments.empty and survey.detection:
         raise InputError(f"field {label}: nothing is detected; lower the threshold, or check noise and bands")
     return segmentation, segments, light
 
@@ -252,6 +254,8 @@ def _match_ids(rows: pd.DataFrame, segments: pd.DataFrame, mosaic: Mosaic, label
 
 def _why_so_few(match: Match, positions: tuple[np.ndarray, np.ndarray], unit: str) -> str:
     """What may be wrong with a match of too few pairs."""
+    if not match.sizes[0]:
+        return "no catalogue has a row here; see what `where` leaves, or say `match: {min_share: 0}`"
     text = (
         f"only {len(match)} of {match.sizes[0]} catalogue rows and {match.sizes[1]} segments match within "
         f"{match.radius:g} {unit} ({match.by_chance:.0%} would by chance)"

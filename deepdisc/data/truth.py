@@ -56,7 +56,7 @@ def read_segmentation(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as FITS: {first_line(error)}") from error
     if segmentation is None:
-        raise InputError(f"{path}: holds no 2-d integer image; a segmentation map has one object id per pixel")
+        raise InputError(f"{path}: holds no 2-d integer image; write one object id per pixel, as integers")
     if segmentation.shape != tuple(shape):
         raise InputError(f"{path}: shape {segmentation.shape} differs from the mosaic's {tuple(shape)}")
     if segmentation.max(initial=0) > _LARGEST_ID:

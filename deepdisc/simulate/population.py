@@ -198,9 +198,10 @@ def write_population(path: Path, rows: pd.DataFrame, about: Mapping[str, object]
         rows: columns COLUMNS (those that are absent become 0, -1 or NaN) and the stars'.
         about: galaxy_area_deg2, star_area_deg2, atoms, star_angstrom.
     """
-    absent = {"weight": 1.0, "held_out": False, **dict.fromkeys(ATOM_COLUMNS, -1)}
+    absent = {"weight": 1.0, **dict.fromkeys(ATOM_COLUMNS, -1)}
     wanted = [*COLUMNS, *star_columns(len(about["star_angstrom"]))]
-    rows = rows.assign(**{name: np.nan for name in wanted if name not in rows})[wanted].fillna(absent)
+    lacking = {name: False if name == "held_out" else np.nan for name in wanted if name not in rows}
+    rows = rows.assign(**lacking)[wanted].fillna(absent)
     kinds = dict.fromkeys(wanted, np.float32) | dict.fromkeys([*ATOM_COLUMNS, "class_id"], np.int8)
     rows = rows.astype({**kinds, "held_out": bool})
     arrow = pa.Table.from_pandas(rows, preserve_index=False)

@@ -392,6 +392,18 @@ def test_a_catalogue_without_positions_or_class_is_named(made):
         made(catalogue={"columns": COLUMNS | {"class": "quasar"}})
 
 
+def test_catalogues_and_maps_without_an_object_are_named(made, sky, tmp_path):
+    entry = {"segmentation": "seg.fits"}
+    with pytest.raises(InputError, match="no catalogue has a row here; see what `where` leaves"):
+        made(entry=entry, catalogue={"where": "id < 0"})
+    kept = entry | {"match": {"min_share": 0, "without_row": "keep"}}
+    truth, *_ = made(entry=kept, catalogue={"where": "id < 0"})
+    assert len(truth) == len(sky.truth) and (truth.class_name == "galaxy").all()
+    fits.writeto(tmp_path / "empty.fits", np.zeros(sky.shape, np.int32))
+    with pytest.raises(InputError, match="empty.fits holds no object; is it the map of this field"):
+        made(entry={"segmentation": "empty.fits"})
+
+
 def test_ids_of_another_map_are_named(made):
     with pytest.raises(InputError, match=r"no id of the catalogue \(901, .*do they belong together"):
         made(lambda t: t.assign(id=t.id + 800), {"segmentation": "seg.fits", "match": {"by": "id"}})

@@ -147,6 +147,7 @@ def test_colours_are_those_of_galaxies_with_spectra(shared_data):
     population = Population.load("deep")
     rows = population.rows[population.rows.class_id == GALAXY]
     ours = mag_from_njy(population.light(rows, [f"nircam_{band}" for band in bands])[0])
+    differences = []
     for low, high in ((0.5, 1), (1, 1.5), (1.5, 2), (2, 2.5), (2.5, 3), (3, 4)):
         for faint, faintest in ((23, 24.5), (24.5, 25.5), (25.5, 26.5)):
             chosen = [(z > low) & (z < high) & (mags[:, -1] > faint) & (mags[:, -1] < faintest)
@@ -155,7 +156,10 @@ def test_colours_are_those_of_galaxies_with_spectra(shared_data):
                 continue
             wanted = np.nanmedian(-np.diff(theirs[chosen[0]], axis=1), axis=0)
             order = np.repeat(np.flatnonzero(chosen[1]), np.ceil(rows.weight[chosen[1]]).astype(int))
-            assert np.median(-np.diff(ours[order], axis=1), axis=0) == pytest.approx(wanted, abs=0.4)
+            differences.append(np.abs(np.median(-np.diff(ours[order], axis=1), axis=0) - wanted))
+    # As data/README.md says: 0.05 and 0.12 mag, and 0.34 for the 33 faint galaxies of z = 2.5 to 3 in F277W - F356W.
+    assert len(differences) == 18 and np.max(differences) < 0.4
+    assert np.median(differences) < 0.07 and np.quantile(differences, 0.9) < 0.15
 
 
 @pytest.fixture
