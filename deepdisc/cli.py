@@ -25,6 +25,7 @@ COMMANDS = (
     fields.add_simulate,
     training.add_prepare,
     training.add_train,
+    training.add_calibrate,
     catalogue.add_predict,
     scoring.add_evaluate,
     scoring.add_compare,

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from deepdisc.arguments import fraction, natural, number_or_text, positive, positive_float, zero_points
-from deepdisc.commands.command import DONE, PARTS_UNREAD, command
-from deepdisc.errors import InputError, first_line
+from deepdisc.commands.command import DONE, PARTS_UNREAD, choose_device, command
 from deepdisc.files import sha256
 
 
@@ -72,7 +71,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = _device(args.device)
+    device = choose_device(args.device)
     with _open_mosaic(args) as mosaic:
         model, cfg = load_model(args.model)
         if args.score_threshold is not None:
@@ -90,7 +89,9 @@ def run_predict(args: argparse.Namespace) -> int:
             device=device,
             score_threshold=args.score_threshold,
             provenance={
-                "model": args.model, "weights_sha256": sha256(weights_path(args.model)), "mosaic": args.mosaic,
+                "model": args.model,
+                "weights_sha256": sha256(weights_path(args.model)),
+                "mosaic": args.mosaic,
             },  # fmt: skip
             overwrite=args.overwrite,
         )
@@ -124,16 +125,3 @@ def _warn(mosaic, model_scale: float) -> None:
             f"{model_scale:.3g}; objects will look too large or too small to it",
             file=sys.stderr,
         )
-
-
-def _device(name: str):
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: {first_line(error)}; use --device cpu") from error
-    return device

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from deepdisc.errors import InputError, first_line
+
 DONE, FAULT, WRONG_INPUT, PARTS_UNREAD, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -49,3 +51,21 @@ def print_yaml(values: dict) -> None:
     import yaml
 
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+def choose_device(name: str):
+    """The torch device of a --device option; "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name}: {first_line(error)}; use --device cpu") from error
+    return device

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from deepdisc.arguments import names, natural, positive, positive_float, shares, zero_points
-from deepdisc.commands.command import DONE, add_overrides, command
+from deepdisc.commands.command import DONE, add_overrides, choose_device, command
 from deepdisc.errors import InputError
 
 
@@ -112,4 +112,40 @@ def run_train(args: argparse.Namespace) -> int:
     if cfg.get("train") is not None and cfg.train.init_checkpoint is not None:
         cfg.train.init_checkpoint = str(weights_path(cfg.train.init_checkpoint))
     print(train(cfg, resume=args.resume, eval_only=args.eval_only, num_gpus=args.num_gpus))
+    return DONE
+
+
+def add_calibrate(commands) -> None:
+    """Add `deepdisc calibrate`."""
+    parser = command(
+        commands,
+        "calibrate",
+        run_calibrate,
+        "make a model's probabilities honest, measured on a validation set",
+        "deepdisc calibrate --model runs/first/model_best.pth --data sky_dataset --output first.safetensors",
+        "Matches detections with the truth and fits, for each band's flux, the redshift and the shear, widths, shifts\n"
+        "and the shape of the PIT; keeps what makes objects held out more probable. The new file is a model as any\n"
+        "other. Needs 400 matched objects with a label, and several thousand to be exact to a per cent.",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME|CHECKPOINT", help="see `deepdisc models list`")
+    parser.add_argument("--data", required=True, type=Path, metavar="DATASET", help="made by `deepdisc prepare`")
+    parser.add_argument("--split", default="val", help="of the data set; never the one trained on (default: val)")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="reliability before and after: report.html, JSON")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """`deepdisc calibrate`."""
+    from deepdisc.calibration.calibrate import calibrate
+    from deepdisc.calibration.report import write_report
+    from deepdisc.files import refuse_to_overwrite
+
+    refuse_to_overwrite([args.report] if args.report else [])
+    done = calibrate(args.model, args.data, args.output, args.split, choose_device(args.device))
+    for item in done.quantities:
+        print(f"{item.name}: {item.count} objects, {item.form}{f' ({item.reason})' if item.reason else ''}")
+    if args.report:
+        print(write_report(done, args.report))
+    print(done.path)
     return DONE
