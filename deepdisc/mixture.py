@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.special import ndtr
 
 from deepdisc import mixture_integrals as integrals
 from deepdisc import mixture_regions as regions
@@ -154,7 +153,7 @@ class Mixture:
         return self.log_prob(x).exp()
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Probability below `x`, to full relative precision near 0."""
+        """Probability below `x`; tiny ones keep their digits, except those of values just above the bound (1e-16)."""
         return self._like(self._tail(self._at(x), torch.tensor(True, device=self.logits.device)).clamp(0, 1))
 
     def _tail(self, x: Tensor, below: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ class Mixture:
         sigma = self.component_sigma.double()
         if self.lower is None:
             pull = (x - self.component_mean.double()) / sigma
-            component = ndtr(torch.where(below[..., None], pull, -pull))
+            component = truncation.ndtr(torch.where(below[..., None], pull, -pull))
         else:
             log_above = truncation.log_survival(((x - self.lower) / sigma).clamp(min=0), self._above_bound())
             component = torch.where(below[..., None], -torch.expm1(log_above), log_above.exp())

@@ -12,16 +12,21 @@ import math
 
 import torch
 from torch import Tensor
-from torch.special import erfc, erfcx, ndtr, ndtri
+from torch.special import erfc, erfcx, ndtri
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_2 = math.sqrt(2)
 _FAR = 200.0  # from here on the first terms of the asymptotic series are exact in float64
 
 
+def ndtr(x: Tensor) -> Tensor:
+    """`Phi(x)`, exact also where it is tiny: torch's own computes `(1 + erf) / 2`."""
+    return 0.5 * erfc(-x / _SQRT_2)
+
+
 def log_mass(a: Tensor) -> Tensor:
     """`log Phi(a)` without its exponent `-min(a, 0)^2 / 2`; derivatives are exact too, for any a."""
-    above = torch.log1p(-0.5 * erfc(a.clamp(min=0) / _SQRT_2))
+    above = torch.log1p(-ndtr(-a.clamp(min=0)))
     depth = -a.clamp(max=0)
     below = (0.5 * erfcx(depth.clamp(max=_FAR) / _SQRT_2)).log()
     inverse = depth.clamp(min=_FAR).reciprocal()
@@ -45,7 +50,7 @@ def log_survival(t: Tensor, a: Tensor) -> Tensor:
 
 def survival(t: Tensor, a: Tensor) -> Tensor:
     """Probability above t >= 0, exact to rounding of 1 (not of itself): cheaper than its logarithm, for integrals."""
-    near = erfc((t - a) / _SQRT_2) / erfc(-a.clamp(min=0) / _SQRT_2)
+    near = ndtr(a - t) / ndtr(a.clamp(min=0))
     if not bool((a < 0).any()):
         return near
     depth = -a.clamp(max=0)
