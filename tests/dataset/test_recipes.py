@@ -192,7 +192,8 @@ def test_primer_uds(repository, images, shared_data, tmp_path):
     import gzip
 
     (tmp_path / "specz").mkdir()
-    (tmp_path / "mosaics").symlink_to(images / "jwst_primer_uds_A")
+    for path in (images / "jwst_primer_uds_A").glob("uds-test-*"):
+        (tmp_path / path.name).symlink_to(path)
     tables = shared_data / "data" / "catalogues" / "specz"
     (tmp_path / "specz/all_with_z_spec.ascii").symlink_to(tables / "jwst_uds_cosmos_jades_zspec_dev80.ascii")
     (tmp_path / "specz/DJA_v2.csv").write_bytes(gzip.decompress((tables / "DJA_v2.csv.gz").read_bytes()))
