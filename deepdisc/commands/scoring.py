@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from deepdisc.arguments import fraction, positive_float
 from deepdisc.commands.command import DONE, command
+from deepdisc.errors import InputError
 
 _KINDS = "FITS, Parquet, CSV, ECSV, VOTable or text; file.fits[EXT] names an extension"
 
@@ -26,6 +27,7 @@ def add_evaluate(commands) -> None:
         "Writes metrics.json and report.html. Two catalogues on one truth: deepdisc compare.",
     )
     parser.add_argument("pred", metavar="PRED", help=f"catalogue ({_KINDS})")
+    parser.add_argument("truth", metavar="TRUTH", help="truth catalogue, or a deeper one")
     _add_scoring(parser, "PRED, then TRUTH", "redshift PDFs of PRED, as qp writes them (.hdf5)")
 
 
@@ -36,12 +38,19 @@ def add_compare(commands) -> None:
         "compare",
         run_compare,
         "score two catalogues on the same truth, with intervals of their difference",
-        "deepdisc compare catalogue/catalog.parquet sep.fits sky/truth.parquet --columns ,sep --output scores",
+        "deepdisc compare catalogue/catalog.parquet sep.fits sky/truth.parquet --columns ,sep --output scores\n"
+        "  deepdisc compare fields.yaml --output scores",
         "What `deepdisc evaluate` does for one, for two: at equal purity, on the same objects, resampled together.\n"
-        "Writes metrics.json and report.html.",
+        "Writes metrics.json and report.html. Several fields in one report are listed in a YAML file, each with its\n"
+        "catalogues, truth, mosaic and options (there --max-distance-pix is max_distance_pix):\n\n"
+        "  names: [ours, SEP]\n"
+        "  fields:\n"
+        "    SDSS: {catalogues: [ours.parquet, sep.fits], truth: deep.fits, mosaic: mosaic.yaml, mag_limit: 20.5}\n"
+        "    simulated: {catalogues: [sim/ours.parquet, sim/sep.fits], truth: sim/truth.parquet}",
     )
-    parser.add_argument("pred", metavar="A", help=f"catalogue ({_KINDS})")
-    parser.add_argument("other", metavar="B", help="another program's")
+    parser.add_argument("pred", metavar="A", help=f"catalogue ({_KINDS}); or, alone, a YAML file that lists fields")
+    parser.add_argument("other", metavar="B", nargs="?", help="another program's")
+    parser.add_argument("truth", metavar="TRUTH", nargs="?", help="truth catalogue, or a deeper one")
     _add_scoring(parser, "A, B, then TRUTH", "redshift PDFs of A, then of B, as qp writes them (.hdf5): FILE,FILE")
     parser.add_argument(
         "--names", type=_two_names, metavar="A,B", help="what to call them (default: their files' names)"
@@ -73,7 +82,6 @@ def add_match(commands) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- options
 def _add_scoring(parser: argparse.ArgumentParser, order: str, pdfs: str) -> None:
-    parser.add_argument("truth", metavar="TRUTH", help="truth catalogue, or a deeper one")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--mosaic", metavar="M", help="the field's mosaic.yaml: pictures, magnitudes in boxes")
     parser.add_argument(
@@ -138,10 +146,13 @@ def _beside(catalogue: str) -> Path:
     return Path(catalogue).parent / "segmentation.fits"
 
 
-def _map_of(catalogue: str, wanted: bool) -> Path | None:
-    """The segmentation map beside a catalogue: needed where outlines are scored, else drawn if it is there."""
+def _map_of(catalogue: str, wanted: bool = False) -> Path | None:
+    """The segmentation map beside a catalogue: needed where outlines are scored, else drawn if it is there.
+
+    What lies beside `catalog.parquet` or `catalog.fits` is surely its map; beside other names it may be another's.
+    """
     path = _beside(catalogue)
-    return path if wanted or path.is_file() else None
+    return path if wanted or (path.is_file() and Path(catalogue).stem == "catalog") else None
 
 
 def _open(mosaic: str | None):
@@ -154,30 +165,65 @@ def _open(mosaic: str | None):
 def run_evaluate(args: argparse.Namespace) -> int:
     """`deepdisc evaluate`."""
     from deepdisc.evaluation import evaluate
+    from deepdisc.evaluation.printed import evaluation_text
 
     own_map = _map_of(args.pred, args.segmentation)
     with _open(args.mosaic) as mosaic:
         metrics = evaluate(
             args.pred, args.truth, args.output, mosaic=mosaic, pdfs=(args.pdfs or [None])[0], pred_segmentation=own_map,
-            **_setting(args),
+            figures=args.figures, **_setting(args),
         )  # fmt: skip
-    return _tell(metrics, args.output)
+    return _tell(evaluation_text(metrics), metrics["notes"], args.output)
 
 
 def run_compare(args: argparse.Namespace) -> int:
     """`deepdisc compare`."""
     from deepdisc.evaluation import compare
-    from deepdisc.evaluation.comparison import table_text
+    from deepdisc.evaluation.printed import comparison_text
 
+    if args.other is None:
+        return _run_fields(args)
+    if args.truth is None:
+        raise InputError(
+            f"deepdisc compare needs A, B and TRUTH, or a YAML file that lists fields; given are {args.pred} and "
+            f"{args.other}; one catalogue against a truth: deepdisc evaluate"
+        )
     names = args.names or [str(Path(path).with_suffix("")) for path in (args.pred, args.other)]
     maps = [_map_of(path, args.segmentation) for path in (args.pred, args.other)]
+    if args.segmentation and maps[0] == maps[1]:
+        raise InputError(
+            f"--segmentation takes segmentation.fits beside each catalogue, but both lie in {maps[0].parent}; put one "
+            "of them with its map into another folder"
+        )
     with _open(args.mosaic) as mosaic:
         metrics = compare(
             args.pred, args.other, args.truth, args.output, mosaic=mosaic, names=tuple(names), segmentations=maps,
-            pdfs=args.pdfs, **_setting(args),
+            pdfs=args.pdfs, figures=args.figures, **_setting(args),
         )  # fmt: skip
-    print(table_text(metrics["comparison"]["table"], names))
-    return _tell(metrics, args.output)
+    return _tell(comparison_text(metrics["comparison"]), metrics["notes"], args.output)
+
+
+def _run_fields(args: argparse.Namespace) -> int:
+    """`deepdisc compare FIELDS.yaml`."""
+    from deepdisc.evaluation import compare_fields, read_fields
+    from deepdisc.evaluation.printed import markdown, overview
+
+    given = {name: value for name, value in (_setting(args) | {"names": args.names, "mosaic": args.mosaic}).items()
+             if value not in (None, []) and name != "resample"}  # fmt: skip
+    if given or args.pdfs or args.resample != "objects":
+        options = ", ".join(sorted(given) + ["pdfs"] * bool(args.pdfs) + ["resample"] * (args.resample != "objects"))
+        raise InputError(
+            f"of several fields all but --output and --figures stands in {args.pred}; write there: {options}"
+        )
+    fields = read_fields(args.pred)
+    with ExitStack() as stack:
+        for settings in fields.values():
+            settings["segmentations"] = settings["segmentations"] or [_map_of(path) for path in settings["catalogues"]]
+            if settings.get("mosaic"):
+                settings["mosaic"] = stack.enter_context(_open(settings["mosaic"]))
+        metrics = compare_fields(fields, args.output, figures=args.figures)
+    notes = [f"{name}: {note}" for name, item in metrics["fields"].items() for note in item["notes"]]
+    return _tell(markdown(*overview(metrics)), notes, args.output)
 
 
 def run_match(args: argparse.Namespace) -> int:
@@ -200,12 +246,9 @@ def run_match(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _tell(metrics: dict, output: Path) -> int:
-    _tell_notes(metrics["notes"])
-    for part in ("detection", "redshift"):
-        for name, value in metrics[part].items():
-            if f"{name}_err" in metrics[part] and value == value:  # NaN: this catalogue or truth has no such figure
-                print(f"{part}.{name} = {value:.4g} +- {metrics[part][f'{name}_err']:.2g}")
+def _tell(text: str, notes: list[str], output: Path) -> int:
+    _tell_notes(notes)
+    print(text)
     print(output / "report.html")
     return DONE
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from deepdisc.evaluation.bootstrap import DEFAULT, Resampling
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, described_differences, summarize
 from deepdisc.matching import Pairs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -191,7 +192,7 @@ def average_precision(
     areas: tuple[np.ndarray, np.ndarray] | None = None,
     resampling: Resampling = DEFAULT,
 ) -> dict:
-    """`ap`, `ap50`, `ap75` with `_err` (bootstrap over groups of overlapping objects), the counts, and AP by size.
+    """`ap`, `ap50`, `ap75` with errors (bootstrap over groups of overlapping objects), the counts, and AP by size.
 
     Args:
         pred: predicted catalogue; the column `score` ranks the detections.
@@ -230,15 +231,37 @@ def average_precision(
 
 def _figures(matched: MatchedDetections, resampling: Resampling) -> dict[str, float]:
     n_groups = max(matched.group.max(initial=0), matched.truth_group.max(initial=0)) + 1
+    samples = [_summary(matched.average_precision(draw)) for draw in _draws(n_groups, resampling)]
+    return summarize(_summary(matched.average_precision()), _columns(samples))
+
+
+def _draws(n_groups: int, resampling: Resampling) -> Iterator[np.ndarray]:
+    """How often each group is counted, (n_groups,), for each resampling."""
     rng = np.random.default_rng(resampling.seed)
-    draws = (rng.poisson(1.0, n_groups).astype(float) for _ in range(resampling.replicates))
-    samples = [_summary(matched.average_precision(draw)) for draw in draws]
-    values, errors = _summary(matched.average_precision()), np.std(samples, axis=0, ddof=1)
-    result = {}
-    for name, value, error in zip(("ap", "ap50", "ap75"), values, errors, strict=True):
-        result[name], result[f"{name}_err"] = float(value), float(error)
-    return result
+    return (rng.poisson(1.0, n_groups).astype(float) for _ in range(resampling.replicates))
 
 
-def _summary(ap: np.ndarray) -> tuple[float, float, float]:
-    return float(ap.mean()), float(ap[0]), float(ap[5])
+def _columns(samples: Sequence[dict[str, float]]) -> dict[str, np.ndarray]:
+    return {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _summary(ap: np.ndarray) -> dict[str, float]:
+    return {"ap": float(ap.mean()), "ap50": float(ap[0]), "ap75": float(ap[5])}
+
+
+def paired_precision(a: MatchedDetections, b: MatchedDetections, resampling: Resampling = DEFAULT) -> dict[str, dict]:
+    """What sets the APs of two catalogues of the same true objects apart; see `bootstrap.paired_differences`.
+
+    Groups of either side that share a true object are drawn together.
+    """
+    sizes = [max(side.group.max(initial=-1), side.truth_group.max(initial=-1)) + 1 for side in (a, b)]
+    edges = (a.truth_group, b.truth_group + sizes[0])
+    graph = coo_matrix((np.ones(len(edges[0]), np.int8), edges), shape=(sum(sizes),) * 2)
+    n_groups, label = connected_components(graph, directed=False)
+    labels = label[: sizes[0]], label[sizes[0] :]
+    draws = list(_draws(n_groups, resampling))
+    sides = [
+        (_summary(side.average_precision()), _columns([_summary(side.average_precision(draw[own])) for draw in draws]))
+        for side, own in zip((a, b), labels, strict=True)
+    ]
+    return described_differences(*sides, n=len(a.truth_group))

@@ -254,20 +254,28 @@ def paired_differences(
         return {f"{side} {name}": value for side, part in zip("ab", sides, strict=True) for name, value in part.items()}
 
     columns = (*a, *b, *shared)
-    values = both(*columns)
-    samples = bootstrap(both, *columns, resampling=resampling)
-    summary = summarize(values, samples)
+    values, samples = both(*columns), bootstrap(both, *columns, resampling=resampling)
+    sides = (
+        tuple({name[2:]: found[name] for name in found if name.startswith(f"{side} ")} for found in (values, samples))
+        for side in "ab"
+    )
+    return described_differences(*sides, ratios=ratios, n=len(columns[0]))
+
+
+def described_differences(a: tuple[dict, dict], b: tuple[dict, dict], *, n: int, ratios: Sequence[str] = ()) -> dict:
+    """The result of `paired_differences` for two sides given as (values, samples), both by name; n objects."""
     result = {}
-    for name in (key[2:] for key in values if key.startswith("a ")):
+    summaries = [summarize(*side) for side in (a, b)]
+    for name in a[0]:
         kind = "ratio" if name in ratios else "difference"
         with np.errstate(divide="ignore", invalid="ignore"):
-            change = _change(kind, values[f"a {name}"], values[f"b {name}"])
-            low, high = interval(_change(kind, samples[f"a {name}"], samples[f"b {name}"]))
+            change = _change(kind, a[0][name], b[0][name])
+            low, high = interval(_change(kind, a[1][name], b[1][name]))
         neutral = 1.0 if kind == "ratio" else 0.0
         result[name] = {
-            **{side: summary[f"{side} {name}"] for side in "ab"},
-            **{f"{side}_err": summary[f"{side} {name}_err"] for side in "ab"},
-            "n": len(columns[0]),
+            **{side: found[name] for side, found in zip("ab", summaries, strict=True)},
+            **{f"{side}_err": found[f"{name}_err"] for side, found in zip("ab", summaries, strict=True)},
+            "n": n,
             "difference": {
                 "kind": kind,
                 "value": float(change),

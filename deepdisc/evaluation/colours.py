@@ -17,6 +17,7 @@ from deepdisc.evaluation.flux import bands_of, flux_of, sigma_68
 from deepdisc.photometry import mag_from_njy
 
 NAN = float("nan")
+HISTOGRAM_BINS = 40
 LEAST_STARS = 30  # a locus of fewer has no width
 _DEGREE, _ROUNDS, _CLIP = 3, 3, 3.0
 
@@ -53,8 +54,8 @@ def score_colours(
 
     Returns:
         The `colour` part of metrics.json: `by_colour` {"g-r": {...}}, each with the figures of `colour_metrics`, `n`,
-        `excluded`, `by_class` and `by_magnitude` (true, of the redder band); `stellar_locus` {"g-r, r-i": {...}}, see
-        `_score_locus`.
+        `histogram`, `excluded`, `by_class` and `by_magnitude` (true, of the redder band); `stellar_locus`
+        {"g-r, r-i": {...}}, see `_score_locus`.
     """
     bands = bands_of(pred, truth) if bands is None else bands
     if len(bands) < 2:
@@ -91,6 +92,7 @@ def _score_colour(
     magnitude = true[b][used]
     return {
         **figures(used),
+        "histogram": _histogram(colour[used], true_colour[used]),
         "excluded": {
             "without a true colour": int((~known).sum()),
             "without a measured colour (a flux not above 0)": int((known & ~used).sum()),
@@ -105,6 +107,17 @@ def _score_colour(
             resampling=resampling.of(used),
         ),
     }
+
+
+def _histogram(colour: np.ndarray, true_colour: np.ndarray) -> dict[str, list]:
+    """`counts` of measured and `truth` of true colours in bins of common `edges`, around the true ones."""
+    if not len(colour):
+        return {"edges": [], "counts": [], "truth": []}
+    low, high = np.quantile(true_colour, (0.01, 0.99))
+    margin = max(0.5 * (high - low), 0.1)
+    edges = np.linspace(low - margin, high + margin, HISTOGRAM_BINS + 1)
+    counts = (np.histogram(values, edges)[0].tolist() for values in (colour, true_colour))
+    return dict(zip(("counts", "truth"), counts, strict=True), edges=edges.tolist())
 
 
 # -------------------------------------------------------------------------------------------------------------- stars

@@ -1,4 +1,4 @@
-"""Two catalogues of one field side by side: at equal purity for detections, on the same objects for redshifts.
+"""Two catalogues of one field side by side: at equal purity for detections, on the same objects for what is measured.
 
 Intervals are paired: both sides are resampled together, so that what is common to them cancels in the difference.
 """
@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from deepdisc.evaluation.assessment import Assessor, column
+from deepdisc.evaluation.average_precision import MatchedDetections, match_detections, paired_precision
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs
 from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, fraction, paired_differences
-from deepdisc.evaluation.flux import bands_of, flux_metrics, flux_of, pair_statistics
+from deepdisc.evaluation.colours import colour_metrics
+from deepdisc.evaluation.detection import boxes_overlap
+from deepdisc.evaluation.flux import bands_of, flux_metrics, flux_of, pair_statistics, pull_metrics, uncertainty
 from deepdisc.evaluation.pdf_columns import read_pdfs
 from deepdisc.evaluation.pdf_scores import pdf_metrics, pdf_scores
 from deepdisc.evaluation.photoz import LEAST_PREDICTED, LEAST_TRUE, POINT_ESTIMATES, point_metrics
 from deepdisc.evaluation.purity import at_equal_purity, purity_curve
 from deepdisc.evaluation.scoring import Scored, Setting, blocks_of
+from deepdisc.evaluation.shear import COMPONENTS, bias_metrics, resampled_areas, usable_shears, without_shapes
+from deepdisc.photometry import mag_from_njy
 
 
 def compare_scored(
@@ -35,13 +41,18 @@ def compare_scored(
         resampling: how the errors are drawn.
 
     Returns:
-        `{"names", "detection": {...}, "redshift": {...}, "flux": {...}, "table": [rows]}`; see `table_text`.
+        `names`, the parts `detection`, `redshift`, `flux`, `colour`, `shear`, and `table`: the rows of all, see `row`.
     """
     detection = compare_detections(a, b, setting, resampling)
     both = CommonObjects.of(a, b, setting, resampling)
-    redshift, flux = compare_redshifts(both), compare_fluxes(both)
-    rows = detection["rows"] + redshift.get("rows", []) + flux.get("rows", [])
-    return {"names": list(names), "detection": detection, "redshift": redshift, "flux": flux, "table": rows}
+    measured = {
+        "redshift": compare_redshifts(both),
+        "flux": compare_fluxes(both),
+        "colour": compare_colours(both),
+        "shear": compare_shears(both),
+    }
+    rows = detection["rows"] + [line for part in measured.values() for line in part.get("rows", [])]
+    return {"names": list(names), "detection": detection, **measured, "table": rows}
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,9 @@ class CommonObjects:
         return cls(a_rows, b_rows, truth, replace(resampling, blocks=blocks))
 
 
-def row(quantity: str, a: dict, b: dict, difference: dict | None = None) -> dict:
-    """One line of the table: `value`, `err`, `n` of both sides and of what sets them apart."""
-    return {"quantity": quantity, "a": a, "b": b, "difference": difference}
+def row(quantity: str, a: dict, b: dict, difference: dict | None = None, of: str | None = None) -> dict:
+    """One line of the table: `value`, `err`, `n` of both sides, and what sets them apart; `of` a band or colour."""
+    return {"quantity": f"{quantity}, {of}" if of else quantity, "of": of, "a": a, "b": b, "difference": difference}
 
 
 def cell(value: float, err: float = float("nan"), n: int | None = None) -> dict:
@@ -94,9 +105,9 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, resampling: Resam
     for label, name in (("purity, uncut", "purity"), ("completeness, uncut", "completeness")):
         sides = [side.metrics["detection"] for side in (a, b)]
         rows.append(row(label, *(cell(side[name], side[f"{name}_err"], side[f"{name}_n"]) for side in sides)))
-    for label, key in (("AP of boxes, IoU .50:.95", "ap"), ("AP of boxes, IoU .50", "ap50")):
-        sides = [side.metrics["detection"] for side in (a, b)]
-        rows.append(row(label, *(cell(side[key], side[f"{key}_err"], side["n_truth"]) for side in sides)))
+    if all(side.metrics["detection"]["boxes"]["available"] for side in (a, b)):
+        matched = (_matched_boxes(side, setting) for side in (a, b))
+        rows += _rows(paired_precision(*matched, resampling), PRECISION_LABELS)
     counted = [result.correct[~result.excused] for result in results]
     rows.append(row("purity at the cut", *map(_fraction_cell, counted)))
     snr = column(truth, "snr")
@@ -124,6 +135,14 @@ def compare_detections(a: Scored, b: Scored, setting: Setting, resampling: Resam
         "curves": curves,
         "curve_completeness": completeness,
     }
+
+
+PRECISION_LABELS = {"ap": "AP of boxes, IoU .50:.95", "ap50": "AP of boxes, IoU .50"}
+
+
+def _matched_boxes(side: Scored, setting: Setting) -> MatchedDetections:
+    overlaps = boxes_overlap(side.pred, setting.truth)
+    return match_detections(side.pred["score"].to_numpy(float), overlaps, side.assessment.excused, setting.required)
 
 
 def _found_by(results: Sequence, required: np.ndarray) -> dict[str, int]:
@@ -204,67 +223,90 @@ def redshift_rows(z_a: np.ndarray, z_b: np.ndarray, z_true: np.ndarray, resampli
     return _rows(result, REDSHIFT_LABELS)
 
 
-def _rows(result: dict[str, dict], labels: dict[str, str]) -> list[dict]:
+def _rows(result: dict[str, dict], labels: dict[str, str], of: str | None = None) -> list[dict]:
     """Lines of the table from `paired_differences`."""
     rows = []
     for name, label in labels.items():
         found = result[name]
         sides = (cell(found[side], found[f"{side}_err"], found["n"]) for side in "ab")
-        rows.append(row(label, *sides, found["difference"]))
+        rows.append(row(label, *sides, found["difference"], of))
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- fluxes
+# ---------------------------------------------------------------------------------------------- fluxes, colours, shears
+FLUX_LABELS = {"bias": "flux bias", "scatter": "flux scatter"}
+PULL_LABELS = {"pull_width": "flux pulls, width"}
+COLOUR_LABELS = {"bias": "colour bias", "scatter": "colour scatter", "width": "colour histogram, width"}
+SHEAR_LABELS = {"m": "shear m", "c": "shear c", "rmse": "shear, rms residual of one galaxy"}
+
+
 def compare_fluxes(both: CommonObjects) -> dict:
-    """Bias and scatter of both catalogues' fluxes, per band, on the true objects that both found and measured."""
+    """Bias, scatter and pulls of both catalogues' fluxes, per band, on the objects that both found and measured."""
     bands = bands_of(both.a, both.b, both.truth)
     if not bands:
         return {"available": False, "reason": "not both catalogues and the truth have fluxes in a common band"}
-    by_band, rows = {}, []
+    by_band = {}
     for band in bands:
         flux_a, flux_b, true_flux = (flux_of(side, band) for side in (both.a, both.b, both.truth))
         used = np.isfinite(flux_a) & np.isfinite(flux_b) & (true_flux > 0)
         columns = ([flux_a[used]], [flux_b[used]], [true_flux[used]])
         result = paired_differences(flux_metrics, *columns, ratios=("scatter",), resampling=both.resampling.of(used))
-        labels = {"bias": f"flux bias, {band}", "scatter": f"flux scatter, {band}"}
-        by_band[band] = {"n": int(used.sum()), "rows": _rows(result, labels)}
-        rows += by_band[band]["rows"]
+        rows = _rows(result, FLUX_LABELS, band) + _compare_pulls(both, band, (flux_a, flux_b), true_flux)
+        by_band[band] = {"n": int(used.sum()), "rows": rows}
     pairs = pair_statistics(both.a, both.b, bands=bands, resampling=both.resampling)
+    rows = [line for item in by_band.values() for line in item["rows"]]
     return {"available": True, "by_band": by_band, "pulls_between": pairs, "rows": rows}
 
 
-# --------------------------------------------------------------------------------------------------------------- table
-def format_cell(item: dict | None) -> str:
-    """`0.912 ± 0.004 (n = 1,234)`."""
-    if item is None:
-        return ""
-    if not np.isfinite(item["value"]):
-        return "not available"
-    text = f"{item['value']:.4f}"
-    text += f" ± {item['err']:.4f}" if np.isfinite(item["err"]) else ""
-    return text + (f" (n = {item['n']:,})" if item["n"] is not None else "")
+def _compare_pulls(both: CommonObjects, band: str, fluxes: tuple, true_flux: np.ndarray) -> list[dict]:
+    """How honest the stated errors are; [] where one side states none."""
+    sides = [uncertainty(side, band, flux, true_flux) for side, flux in zip((both.a, both.b), fluxes, strict=True)]
+    used = sides[0].known & sides[1].known & np.isfinite(true_flux)
+    if not used.any():
+        return []
+    pulls = ([side.pull[used]] for side in sides)
+    result = paired_differences(pull_metrics, *pulls, resampling=both.resampling.of(used))
+    return _rows(result, PULL_LABELS, band)
 
 
-def format_difference(item: dict | None) -> str:
-    """`+0.012 [-0.003, +0.027]` for differences, `0.95x [0.90, 1.01]` for ratios; 95 % intervals."""
-    if item is None or not np.isfinite(item["value"]):
-        return ""
-    if item["kind"] == "ratio":
-        return f"{item['value']:.3f}x [{item['low']:.3f}, {item['high']:.3f}]"
-    return f"{item['value']:+.4f} [{item['low']:+.4f}, {item['high']:+.4f}]"
+def compare_colours(both: CommonObjects) -> dict:
+    """Bias, scatter and width of both catalogues' colours, on the objects that both found and measured."""
+    bands = bands_of(both.a, both.b, both.truth)
+    if len(bands) < 2:
+        return {"available": False, "reason": "not both catalogues and the truth have two bands in common"}
+    sides = [{band: mag_from_njy(flux_of(side, band)) for band in bands} for side in (both.a, both.b, both.truth)]
+    rows = []
+    for blue, red in pairwise(bands):
+        colours = [side[blue] - side[red] for side in sides]
+        used = np.isfinite(colours).all(0)
+        if used.any():
+            a, b, true = ([colour[used]] for colour in colours)
+            ratios = ("scatter", "width")
+            result = paired_differences(colour_metrics, a, b, true, ratios=ratios, resampling=both.resampling.of(used))
+            rows += _rows(result, COLOUR_LABELS, f"{blue}-{red}")
+    return {"available": True, "rows": rows}
 
 
-def table_text(rows: Sequence[dict], names: tuple[str, str]) -> str:
-    """The rows as a Markdown table, columns aligned."""
-    head = ["", *names, "difference or ratio, 95 %"]
-    body = [
-        [item["quantity"], format_cell(item["a"]), format_cell(item["b"]), format_difference(item["difference"])]
-        for item in rows
-    ]
-    widths = [max(len(line[i]) for line in (head, *body)) for i in range(4)]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
-        for line in (head, *body)
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+def compare_shears(both: CommonObjects) -> dict:
+    """m, c and the residuals of both catalogues' shears, on the galaxies (or rings) that both found and measured."""
+    sides = both.a, both.b, both.truth
+    if not all(set(COMPONENTS) <= set(side.columns) for side in sides):
+        return {"available": False, "reason": "not both catalogues and the truth have g1, g2"}
+    (a, used_a, _), (b, used_b, _) = (usable_shears(side, both.truth) for side in (both.a, both.b))
+    used = np.flatnonzero(used_a & used_b)
+    observed, true = (a[:2], a[4:5], b[:2], b[4:5]), a[2:4]
+    table, used, _ = without_shapes(both.truth, used, np.concatenate((*observed, true))[:, used])
+    if not len(used):
+        return {"available": False, "reason": "no galaxy has both shears"}
+    labels, _, resampled = resampled_areas(both.a, both.truth, used, both.resampling.blocks)
+    drawn = replace(both.resampling, blocks=labels)
+    result = paired_differences(_shear_figures, table[:3], table[3:6], table[6:], ratios=("rmse",), resampling=drawn)
+    return {"available": True, "n": len(used), "resampled": resampled, "rows": _rows(result, SHEAR_LABELS)}
+
+
+def _shear_figures(
+    observed_1: np.ndarray, observed_2: np.ndarray, weight: np.ndarray, true_1: np.ndarray, true_2: np.ndarray
+) -> dict[str, float]:
+    figures = bias_metrics(observed_1, observed_2, true_1, true_2, weight)
+    square = ((observed_1 - true_1) ** 2 + (observed_2 - true_2) ** 2) / 2
+    return {"m": figures["m"], "c": figures["c"], "rmse": float(np.sqrt(square.mean())) if len(square) else np.nan}

@@ -59,7 +59,7 @@ def score_detections(
     """
     required, counted = assessment.required, ~assessment.excused
     found, correct = assessment.found[required], assessment.correct[counted]
-    overlaps = _boxes_overlap(pred, truth)
+    overlaps = boxes_overlap(pred, truth)
     result: dict = {
         "n_truth": int(required.sum()),
         "n_truth_ignored": int((~required).sum()),
@@ -87,7 +87,7 @@ def score_detections(
         "outlines": _precision(pred, truth, assessment, outline_overlaps, _outline_areas, _NO_MAPS, resampling),
     }
     for name in ("ap", "ap50", "ap75"):
-        for figure in (name, f"{name}_err"):
+        for figure in (name, *(f"{name}_{end}" for end in ("err", "low", "high"))):
             result[figure] = result["boxes"].get(figure, float("nan"))
     if fwhm_pix is None:
         result["blended_pairs"] = {"available": False, "reason": "the width of the PSF is not known"}
@@ -154,7 +154,7 @@ def _positions(pred: pd.DataFrame, truth: pd.DataFrame, assessment: Assessment, 
     return {"available": True, "n": len(offset), **with_errors(summary, *offset.T, resampling=resampling)}
 
 
-def _boxes_overlap(pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs | None:
+def boxes_overlap(pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs | None:
     """All pairs of overlapping boxes; None where a catalogue has no boxes."""
     if not Criterion("iou", 0.5).usable(pred, truth):
         return None

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from deepdisc.evaluation.bootstrap import Resampling
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling
 from deepdisc.evaluation.catalogues import Catalog, Columns
 from deepdisc.evaluation.comparison import compare_scored
-from deepdisc.evaluation.scoring import Prediction, Scored, Setting, prepare, score
+from deepdisc.evaluation.scoring import Outcome, prepare, score
 from deepdisc.files import write_json
 
 
@@ -71,30 +69,22 @@ def evaluate(
 
     Returns:
         `{"detection": {...}, "redshift": {...}, "flux": {...}, "colour": {...}, "shear": {...}, "notes": [...]}` as in
-        metrics.json, each figure with `_err`.
+        metrics.json, each figure with `_err`; see `bootstrap`.
 
     Raises:
         InputError: unreadable catalogue, missing columns, unknown band, wrong limit, no magnitudes for `mag_limit`,
             catalogues that do not overlap, an id that occurs twice.
     """
     options = {
-        "columns": columns, "match_by": match_by, "iou_threshold": iou_threshold, "max_distance_pix": max_distance_pix,
+        "match_by": match_by, "iou_threshold": iou_threshold, "max_distance_pix": max_distance_pix,
         "max_distance_arcsec": max_distance_arcsec, "band": band, "mag_limit": mag_limit, "fwhm_pix": fwhm_pix,
-        "resample": resample,
+        "resample": resample, "truth_segmentation": truth_segmentation, "mosaic": mosaic,
     }  # fmt: skip
-    (side,), setting = prepare(
-        [pred], truth, pdfs=[pdfs], segmentations=[pred_segmentation], truth_segmentation=truth_segmentation,
-        mosaic=mosaic, **options,
-    )  # fmt: skip
-    scored = score(side, setting, Resampling(replicates, seed))
+    task = Task([pred], truth, columns=columns, pdfs=[pdfs], segmentations=[pred_segmentation], options=options)
+    outcome = task.run(Resampling(replicates, seed))
     if output is not None:
-        files = [
-            ("predicted catalogue", pred), ("truth", truth), ("redshift PDFs", pdfs),
-            ("segmentation map", pred_segmentation), ("segmentation map of the truth", truth_segmentation),
-        ]  # fmt: skip
-        about = _Run(files, {**options, "replicates": replicates, "seed": seed}, figures)
-        _write(Path(output), [side], [scored], setting, about)
-    return scored.metrics
+        _write(Path(output), outcome, figures)
+    return outcome.metrics
 
 
 def compare(
@@ -129,52 +119,66 @@ def compare(
         options: others of `evaluate`.
 
     Returns:
-        The metrics of `a` as `evaluate` gives them, and `comparison`: `names`, `detection`, `redshift`, `flux`,
-        `table` (rows; see `comparison.table_text`) and `other`, the metrics of `b`.
+        The metrics of `a` as `evaluate` gives them, and `comparison`: `names`, the parts, `table`
+        (rows; see `printed.table_text`) and `other`, the metrics of `b`.
     """
-    sides, setting = prepare([a, b], truth, columns=columns, pdfs=pdfs, segmentations=segmentations, **options)
-    resampling = Resampling(replicates, seed)
-    one, two = (score(side, setting, resampling) for side in sides)
-    one.metrics["comparison"] = compare_scored(one, two, setting, names=names, resampling=resampling)
-    one.metrics["comparison"]["other"] = two.metrics
+    task = Task([a, b], truth, names, columns=columns, pdfs=pdfs, segmentations=segmentations, options=options)
+    outcome = task.run(Resampling(replicates, seed))
     if output is not None:
-        files = [("predicted catalogue, first", a), ("predicted catalogue, second", b), ("truth", truth)]
-        files += [("redshift PDFs", item) for item in pdfs] + [("segmentation map", item) for item in segmentations]
-        files += [("segmentation map of the truth", options.pop("truth_segmentation", None))]
-        given = {name: value for name, value in options.items() if name != "mosaic"}
-        about = _Run(files, {"columns": columns, **given, "replicates": replicates, "seed": seed}, figures)
-        _write(Path(output), sides, [one, two], setting, about, names)
-    return one.metrics
+        _write(Path(output), outcome, figures)
+    return outcome.metrics
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What a run was given, for the record: (role, file or rows), options; and whether figures are wanted as files."""
+class Task:
+    """One field to be scored.
 
-    files: list[tuple[str, object]]
-    options: dict
-    figures: bool
+    Attributes:
+        preds: one or two catalogues or their paths.
+        truth: likewise.
+        names: what to call the catalogues, as many as they are; one alone needs none.
+        columns: column maps, for the catalogues and the truth.
+        pdfs: files of redshift PDFs, for the catalogues.
+        segmentations: segmentation maps, for the catalogues.
+        options: other keywords of `scoring.prepare`.
+    """
+
+    preds: Sequence[Catalog]
+    truth: Catalog
+    names: Sequence[str] = ("",)
+    columns: Columns | Sequence[Columns] = None
+    pdfs: Sequence = ()
+    segmentations: Sequence = ()
+    options: dict = field(default_factory=dict)
+
+    def run(self, resampling: Resampling = DEFAULT) -> Outcome:
+        """Score the catalogues, and put two beside each other."""
+        sides, setting = prepare(
+            self.preds, self.truth, columns=self.columns, pdfs=self.pdfs, segmentations=self.segmentations,
+            **self.options,
+        )  # fmt: skip
+        scored = [score(side, setting, resampling) for side in sides]
+        metrics = scored[0].metrics
+        if len(scored) == 2:
+            metrics["comparison"] = compare_scored(*scored, setting, names=tuple(self.names), resampling=resampling)
+            metrics["comparison"]["other"] = scored[1].metrics
+        return Outcome(tuple(self.names), sides, scored, setting, metrics, self.record(resampling))
+
+    def record(self, resampling: Resampling) -> tuple[list[tuple[str, object]], dict]:
+        """For the report's provenance: (role, file or rows), and the options."""
+        order = ("first", "second") if len(self.preds) == 2 else ("",)
+        roles = [f"predicted catalogue, {place}" if place else "predicted catalogue" for place in order]
+        files = [*zip(roles, self.preds, strict=True), ("truth", self.truth)]
+        files += [("redshift PDFs", item) for item in self.pdfs]
+        files += [("segmentation map", item) for item in self.segmentations]
+        files += [("segmentation map of the truth", self.options.get("truth_segmentation"))]
+        given = {name: value for name, value in self.options.items() if name not in ("mosaic", "truth_segmentation")}
+        return files, {"columns": self.columns, **given, "replicates": resampling.replicates, "seed": resampling.seed}
 
 
-def _write(
-    folder: Path,
-    sides: Sequence[Prediction],
-    scored: Sequence[Scored],
-    setting: Setting,
-    run: _Run,
-    names: Sequence[str] = ("",),
-) -> None:
+def _write(folder: Path, outcome: Outcome, figures: bool) -> None:
     from deepdisc.evaluation import report  # matplotlib is slow to import and not always wanted
 
-    provenance = report.describe(run.files, run.options, setting.mosaic)
-    metrics = {**_without_arrays(scored[0].metrics), "provenance": provenance}
-    maps = [side.segmentation for side in sides]
-    report.write_report(folder, scored, setting, metrics, names=names, segmentations=maps, figure_files=run.figures)
+    metrics = report.with_provenance(outcome)
+    report.write_report(folder, {"": outcome}, metrics, figure_files=figures)
     write_json(folder / "metrics.json", metrics)
-
-
-def _without_arrays(value):
-    """The metrics without per-object arrays, for JSON."""
-    if isinstance(value, dict):
-        return {key: _without_arrays(item) for key, item in value.items() if not isinstance(item, np.ndarray)}
-    return value

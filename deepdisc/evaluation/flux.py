@@ -6,6 +6,8 @@ the quantiles at 15.87 % and 84.13 %: 1 for a normal distribution of unit width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr
@@ -19,6 +21,7 @@ from deepdisc.evaluation.pdf_columns import read_mixtures
 from deepdisc.photometry import mag_from_njy, njy_from_mag
 
 NAN = float("nan")
+_OF_PDFS = ("flux_weights_", "flux_means_", "flux_sigmas_", "flux_lower_")
 _ENDS = ((1 - ONE_SIGMA) / 2, (1 + ONE_SIGMA) / 2)
 
 
@@ -58,7 +61,11 @@ def pull_metrics(pull: np.ndarray) -> dict[str, float]:
 def bands_of(*catalogs: pd.DataFrame) -> list[str]:
     """Bands of which every catalogue has `flux_<band>` or `mag_<band>`, from blue to red."""
     named = [
-        {str(name).split("_", 1)[1] for name in catalog.columns if str(name).startswith(("flux_", "mag_"))}
+        {
+            str(name).split("_", 1)[1]
+            for name in catalog.columns
+            if str(name).startswith(("flux_", "mag_")) and not str(name).startswith(_OF_PDFS)
+        }
         for catalog in catalogs
     ]
     common = set.intersection(*named) if named else set()
@@ -116,8 +123,8 @@ def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, resampling: 
     magnitude = mag_from_njy(true_flux)
     edges = even_edges(magnitude[used])
     figures = resampling.of(used)
-    pull, u, certain, kind = _uncertainty(pred, band, flux, true_flux)
-    certain &= known
+    found = uncertainty(pred, band, flux, true_flux)
+    pull, u, certain = found.pull, found.pit, found.known & known
     pulls = resampling.of(certain)
     return {
         "n": int(used.sum()),
@@ -128,7 +135,7 @@ def _score_band(pred: pd.DataFrame, truth: pd.DataFrame, band: str, resampling: 
         },
         **with_errors(flux_metrics, flux[used], true_flux[used], resampling=figures),
         "n_pull": int(certain.sum()),
-        "uncertainty": kind,
+        "uncertainty": found.kind,
         **with_errors(_honesty, pull[certain], u[certain], resampling=pulls),
         **{f"pit_{name}": value for name, value in pit_tests.p_values(u[certain]).items()},
         "histogram": pit_tests.histogram(u[certain]),
@@ -145,10 +152,25 @@ def _honesty(pull: np.ndarray, u: np.ndarray) -> dict[str, float]:
     return {**pull_metrics(pull), **{f"pit_{name}": value for name, value in pit_tests.uniformity(u).items()}}
 
 
-def _uncertainty(
-    pred: pd.DataFrame, band: str, flux: np.ndarray, true_flux: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, str | None]:
-    """Pull, PIT (both (N,), 0 where unknown), whether they are known, and where they come from."""
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far fluxes are from the truth, as their errors or PDFs have it.
+
+    Attributes:
+        pull: (N,) difference over error; 0 where unknown.
+        pit: (N,) probability below the true flux; 0 where unknown.
+        known: (N,) bool.
+        kind: "errors", "PDFs", or None where there are neither.
+    """
+
+    pull: np.ndarray
+    pit: np.ndarray
+    known: np.ndarray
+    kind: str | None
+
+
+def uncertainty(pred: pd.DataFrame, band: str, flux: np.ndarray, true_flux: np.ndarray) -> Uncertainty:
+    """Pulls and PIT of fluxes (N,), nJy: from the PDFs of the catalogue if it has any, else from `fluxerr_<band>`."""
     pull, u = np.zeros(len(pred)), np.zeros(len(pred))
     names = [f"flux_{part}_{band}" for part in ("weights", "means", "sigmas")]
     if set(names) <= set(pred.columns):
@@ -159,14 +181,14 @@ def _uncertainty(
             mean = pdfs.mean()
             u[known] = pdfs.cdf(true_flux[known])
             pull[known] = (mean - true_flux[known]) / np.sqrt(pdfs.second_moment() - mean**2)
-        return pull, u, known, "PDFs"
+        return Uncertainty(pull, u, known, "PDFs")
     error = column(pred, f"fluxerr_{band}")
     if error is None:
-        return pull, u, np.zeros(len(pred), bool), None
+        return Uncertainty(pull, u, np.zeros(len(pred), bool), None)
     known = np.isfinite(flux) & np.isfinite(true_flux) & np.isfinite(error) & (error > 0)
     pull[known] = ((flux - true_flux)[known]) / error[known]
     u[known] = ndtr(-pull[known])
-    return pull, u, known, "errors"
+    return Uncertainty(pull, u, known, "errors")
 
 
 # ------------------------------------------------------------------------------------------------- two measurements

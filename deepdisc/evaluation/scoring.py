@@ -14,7 +14,7 @@ from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.evaluation import pixels
 from deepdisc.evaluation.assessment import Assessment, Assessor, is_faint
-from deepdisc.evaluation.bootstrap import DEFAULT, Resampling
+from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, named_fraction
 from deepdisc.evaluation.catalogues import Catalog, Columns, each, load
 from deepdisc.evaluation.colours import score_colours
 from deepdisc.evaluation.conventions import check_overlap, measure_offset
@@ -96,6 +96,27 @@ class Scored:
     metrics: dict
     criterion: Criterion
     frame: pd.DataFrame
+
+
+@dataclass
+class Outcome:
+    """What came of one field: for the report.
+
+    Attributes:
+        names: of the catalogues; one alone needs none.
+        sides: one or two catalogues as they were read.
+        scored: the same, scored.
+        setting: under which they were.
+        metrics: of the first catalogue, with `comparison` where there are two.
+        record: files by their roles, and options; see `report.provenance.describe`.
+    """
+
+    names: tuple[str, ...]
+    sides: list[Prediction]
+    scored: list[Scored]
+    setting: Setting
+    metrics: dict
+    record: tuple[list[tuple[str, object]], dict]
 
 
 def prepare(
@@ -202,8 +223,8 @@ def score(side: Prediction, setting: Setting, resampling: Resampling = DEFAULT) 
     detection["offset"] = offset
     detection["excluded"] = setting.excluded
     detection["by_position"] = _by_position(pred, setting)
-    measured = _measured(side.frame, setting, assessment, resampling)
-    return Scored(pred, assessment, {"detection": detection, **measured, "notes": notes}, criterion, side.frame)
+    metrics = {"detection": detection, **_measured(side.frame, setting, assessment, resampling), "notes": notes}
+    return Scored(pred, assessment, metrics, criterion, side.frame)
 
 
 def _measured(pred: pd.DataFrame, setting: Setting, assessment: Assessment, resampling: Resampling) -> dict:
@@ -272,8 +293,8 @@ def _by_position(pred: pd.DataFrame, setting: Setting) -> dict:
     return {
         "available": True,
         "max_distance_pix": criterion.limit,
-        "completeness": result.completeness,
-        "purity": result.purity,
+        **named_fraction(result.found[setting.required], "completeness"),
+        **named_fraction(result.correct[~result.excused], "purity"),
         "n_matched": len(result.pairs),
     }
 

@@ -102,6 +102,28 @@ def average_pairs(columns: np.ndarray, pair: np.ndarray) -> tuple[np.ndarray, np
     return sums[:, whole] / size, first[whole], int((count[~whole]).sum())
 
 
+def without_shapes(
+    truth: pd.DataFrame, rows: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Average the rings of the truth's `pair_id`, if any two galaxies are of one ring; see `average_pairs`.
+
+    Args:
+        truth: true catalogue.
+        rows: (M,) of it.
+        table: (C, M) columns of these rows.
+
+    Returns:
+        The table (C, R), one row of the truth for each column, and how many galaxies are left out; what was given and
+        None where there are no rings.
+    """
+    pair = column(truth, "pair_id")
+    in_ring = np.zeros(len(rows), bool) if pair is None else pair[rows] >= 0  # -1 and NaN: of no ring
+    if not in_ring.any() or len(np.unique(pair[rows][in_ring])) == in_ring.sum():
+        return table, rows, None
+    means, first, left_out = average_pairs(table[:, in_ring], pair[rows][in_ring])
+    return means, rows[in_ring][first], left_out + int((~in_ring).sum())
+
+
 # -------------------------------------------------------------------------------------------------------------- summary
 def score_shear(
     pred: pd.DataFrame,
@@ -135,25 +157,21 @@ def score_shear(
             "reason": f"the {' and the '.join(missing)} catalogue has no columns g1, g2",
             "n": 0,
         }
-    table, used, excluded = _columns(pred, truth)
+    table, used, excluded = usable_shears(pred, truth)
     residual = (table[:2] - table[2:4])[:, used]
+    weight = table[4, used]
     rows = np.flatnonzero(used)
-    weight, table = table[4, used], table[:, rows]
-    pair = column(truth, "pair_id")
-    in_ring = np.zeros(len(rows), bool) if pair is None else pair[rows] >= 0  # -1 and NaN: of no ring
-    averaged = in_ring.any() and len(np.unique(pair[rows][in_ring])) < in_ring.sum()
-    if averaged:
-        means, first, left_out = average_pairs(table[:, in_ring], pair[rows][in_ring])
-        excluded["without the other members of the ring"] = left_out + int((~in_ring).sum())
-        table, rows = means, rows[in_ring][first]
-    labels, areas, resampled = _blocks(pred, truth, rows, resampling.blocks)
+    table, rows, left_out = without_shapes(truth, rows, table[:, rows])
+    if left_out is not None:
+        excluded["without the other members of the ring"] = left_out
+    labels, areas, resampled = resampled_areas(pred, truth, rows, resampling.blocks)
     drawn = replace(resampling, blocks=labels)
     jackknife = jackknife_errors(bias_metrics, *table, blocks=areas)
     return {
         "available": True,
         "n": len(rows),
-        "n_galaxies": int(used.sum()) - excluded.get("without the other members of the ring", 0),
-        "rings_averaged": bool(averaged),
+        "n_galaxies": int(used.sum()) - (left_out or 0),
+        "rings_averaged": left_out is not None,
         "excluded": excluded,
         "resampled": resampled,
         "n_blocks": len(np.unique(labels)),
@@ -166,7 +184,7 @@ def score_shear(
     }
 
 
-def _columns(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+def usable_shears(pred: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """The columns of `bias_metrics` (5 or 7, N), which rows can be used, and how many cannot, by reason."""
     shears = np.stack([side[name].to_numpy(np.float64) for side in (pred, truth) for name in COMPONENTS])
     weight = _weights(pred)
@@ -198,7 +216,7 @@ def _psf(pred: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray | None:
     return None
 
 
-def _blocks(
+def resampled_areas(
     pred: pd.DataFrame, truth: pd.DataFrame, rows: np.ndarray, given: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """For the rows (M,) in use: labels for the bootstrap, areas for the jackknife, and what the former are."""

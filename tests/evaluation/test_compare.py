@@ -70,6 +70,46 @@ def test_differences_that_are_there_are_found(unequal):
     assert pulls["pull_width"] == pytest.approx(1, abs=0.2)  # independent noise, honest errors
 
 
+def test_colours_and_shears_are_compared_on_the_same_objects():
+    truth = sky(600)
+    rng = np.random.default_rng(0)
+    truth["flux_g"] = 0.6 * truth.flux_r
+    truth["g1"], truth["g2"] = rng.normal(0, 0.05, (2, 600))
+    a, b = (
+        measured(truth, seed, flux_error=error).assign(
+            flux_g=lambda f, e=error: f.flux_g * (1 + e * rng.normal(size=len(f))),
+            g1=lambda f, m=bias: (1 + m) * f.g1 + rng.normal(0, 0.1, len(f)), g2=lambda f, m=bias: (1 + m) * f.g2,
+        )
+        for seed, error, bias in ((1, 0.05, 0.0), (2, 0.1, 0.3))
+    )  # fmt: skip
+    rows = rows_of(compare(a, b, truth, replicates=40))
+    scatter = rows["colour scatter, g-r"]
+    assert scatter["difference"]["value"] == pytest.approx(0.5, rel=0.2) and excludes(scatter, 1)
+    assert rows["flux pulls, width, r"]["a"]["value"] == pytest.approx(1, abs=0.15)
+    m = rows["shear m"]
+    assert m["difference"]["value"] == pytest.approx(-0.3, abs=0.1) and excludes(m, 0) and m["a"]["n"] == 600
+
+
+def test_rings_are_averaged_before_shears_are_compared():
+    truth = sky(200).assign(g1=0.02, g2=-0.01, pair_id=np.arange(200) // 2)
+    shape = np.where(np.arange(200) % 2, 0.3, -0.3)  # cancels in each ring
+    a, b = (measured(truth, seed).assign(g1=lambda f: f.g1 + shape, g2=lambda f: f.g2 - shape) for seed in (1, 2))
+    shear = compare(a, b, truth, replicates=5)["comparison"]["shear"]
+    assert shear["n"] == 100
+    assert shear["rows"][2]["quantity"].startswith("shear, rms") and shear["rows"][2]["a"]["value"] < 1e-9
+
+
+def test_precision_of_equal_catalogues_differs_by_nothing_and_pairing_narrows_it():
+    truth = sky(200)
+    a = measured(truth, 1, lost=range(0, 200, 3))
+    same = rows_of(compare(a, a, truth, replicates=20))["AP of boxes, IoU .50"]["difference"]
+    assert same["value"] == same["low"] == same["high"] == 0
+    b = a.assign(score=a.score[::-1].to_numpy()).iloc[:-4]
+    found = rows_of(compare(a, b, truth, replicates=60))["AP of boxes, IoU .50"]
+    half = (found["difference"]["high"] - found["difference"]["low"]) / 2
+    assert found["difference"]["value"] > 0 and half < 1.5 * found["a"]["err"]
+
+
 def test_equal_catalogues_differ_as_often_as_95_percent_intervals_allow():
     rng = np.random.default_rng(0)
     z = rng.uniform(0.2, 1.5, 400)

@@ -10,8 +10,8 @@ import pytest
 from deepdisc.catalog import FLAGS, write_parquet
 from deepdisc.errors import InputError
 from deepdisc.evaluation import compare, evaluate
-from deepdisc.evaluation.comparison import table_text
 from deepdisc.evaluation.pixels import add_brightness, box_sums, without_data
+from deepdisc.evaluation.printed import table_text
 from deepdisc.plots import asinh_rgb, label_borders
 
 
@@ -136,6 +136,28 @@ def test_metrics_file_is_strict_json_with_an_error_for_each_figure(scored):
         for name in names:
             assert isinstance(metrics[part][name], float) and metrics[part][f"{name}_err"] is not None, name
     assert metrics["redshift"]["n"] > 0 and metrics["detection"]["n_truth"] > 0
+
+
+def test_every_figure_has_an_error_or_an_interval(scored):
+    settings = {
+        "match_limit", "max_distance_pix", "closer_than_fwhm", "fwhm_pix", "snr_min", "brighter_than", "from", "to",
+        "median", "expected", "expected_err", "kept", "threshold", "nominal", "threshold_a", "threshold_b", "purity_a",
+        "purity_b",
+    }  # fmt: skip
+    bare = set()
+
+    def walk(value, path):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, dict) or (isinstance(item, list) and item and isinstance(item[0], dict)):
+                walk(item, f"{path}.{name}")
+            ends = (f"{name}_err", f"{name}_low") if name not in ("value", "excess") else ("err", "low", "excess_low")
+            told = isinstance(value, dict) and any(end in value for end in ends)
+            own = str(name).endswith(("_err", "_low", "_high", "_p")) or name in ("err", "low", "high")
+            if isinstance(item, float) and not (own or told or name in settings):
+                bare.add(f"{path}.{name}")
+
+    walk({name: part for name, part in scored[0].items() if name != "notes"}, "")
+    assert bare == set()
 
 
 def test_comparison_has_both_sides(scored):

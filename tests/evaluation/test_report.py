@@ -3,22 +3,22 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browse, needs_browser
 from report_sky import BANDS, SmallField, draw_labels, make_prediction, make_truth
 
 from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.evaluation import compare, evaluate
+from deepdisc.evaluation.printed import measured
 from deepdisc.evaluation.report import images
 from deepdisc.evaluation.report.field import choose_window, densities, field_data
 from deepdisc.evaluation.report.images import Window, binned, pictures
 from deepdisc.evaluation.report.outlines import loops, shapes
-from deepdisc.evaluation.report.words import interval, measured
+from deepdisc.evaluation.report.words import interval
 from deepdisc.mixture import Mixture
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -30,7 +30,8 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     truth = make_truth(160, 260)
     truth.loc[0, "class_name"] = HOSTILE
-    a, b = make_prediction(truth), make_prediction(truth, seed=2, lost=5, scatter=0.05)
+    a, b = with_flux_pdfs(make_prediction(truth), ["r"]), make_prediction(truth, seed=2, lost=5, scatter=0.05)
+    a[["g1_err", "g2_err"]] = 0.05
     shape = (260, 260)
     a.to_parquet(folder / "catalog.parquet")
     (folder / "run.json").write_text(json.dumps({"provenance": {"model": f"model {HOSTILE}"}, "objects": len(a)}))
@@ -80,7 +81,8 @@ def test_figures_of_all_parts_follow_the_colours_of_the_page(page):
     captions = " ".join(re.findall(r"<figcaption>(.*?)</figcaption>", page))
     for words in ("Completeness", "Purity", "How well the outlines", "ours: dashed", "Redshifts by r magnitude",
                   "least certain redshifts", "ours: redshift distribution", "Honest densities", "Bias of the fluxes",
-                  "Scatter of the colours", "Pulls", "multiplicative bias m", "score threshold moves"):  # fmt: skip
+                  "Scatter of the colours", "Histograms of the colours", "Redshift densities by r magnitude",
+                  "PIT of the true fluxes", "Pulls", "multiplicative bias m", "score threshold moves"):  # fmt: skip
         assert words in captions, words
     # Colours that the style sheet does not know would be unreadable on one of the two screens.
     drawn = "".join(re.findall(r"<svg .*?</svg>", page, re.DOTALL))
@@ -97,10 +99,16 @@ def test_figures_are_written_as_files_where_that_is_asked_for(tmp_path):
     assert (tmp_path / "figures.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_two_catalogues_are_told_apart_in_words_and_tables(page):
+    for words in ("At a purity of", "Redshifts of the same", "a ratio of", "Fluxes of the two against each other",
+                  "groups of overlapping outlines", "(false detection)", "not detected"):  # fmt: skip
+        assert words in page, words
+
+
 def test_names_from_files_are_escaped(page):
     assert "<img" not in page and "</script><" not in page.replace("</script>\n", "")
     assert html.escape(HOSTILE) in page  # in the tables
-    assert HOSTILE in held(page, "field-data")["catalogues"][1]["name"]  # as text, for the view
+    assert HOSTILE in held(page, "field-data-0")["catalogues"][1]["name"]  # as text, for the view
 
 
 def test_provenance_has_hashes_and_the_record_beside_the_catalogue(two):
@@ -114,7 +122,7 @@ def test_provenance_has_hashes_and_the_record_beside_the_catalogue(two):
 
 
 def test_verdicts_and_partners_in_the_view_are_those_of_the_metrics(page, two):
-    field = held(page, "field-data")
+    field = held(page, "field-data-0")
     detection = two[0]["detection"]
     ours, truth = field["catalogues"][0], field["truth"]
     inside = len(ours["x"])
@@ -128,20 +136,34 @@ def test_verdicts_and_partners_in_the_view_are_those_of_the_metrics(page, two):
     assert field["units"]["flux_r"] == "nJy" and "z_weights" not in ours["columns"]
 
 
-def test_report_of_five_thousand_objects_is_below_30_mb(tmp_path):
+def with_flux_pdfs(pred, bands, components=5, seed=0):
+    """The catalogue with flux densities that end at 0, of these bands."""
+    rng = np.random.default_rng(seed)
+    for band in bands:
+        means = pred.flux_r.to_numpy()[:, None] * rng.normal(1, 0.1, (len(pred), components))
+        weights = rng.dirichlet(np.ones(components), len(pred))
+        names = [f"flux_{part}_{band}" for part in ("weights", "means", "sigmas")]
+        parts = (weights, means, 0.1 * np.abs(means) + 1)
+        pred = pred.assign(**{name: list(part.astype(np.float32)) for name, part in zip(names, parts, strict=True)})
+        pred[f"flux_lower_{band}"] = 0.0
+    return pred
+
+
+def test_report_of_five_thousand_objects_with_flux_densities_of_nine_bands_is_below_30_mb(tmp_path):
     truth = make_truth(5000, 1500)
     keep = ["id", "x", "y", "class_name", "redshift", "snr", *BOX_COLUMNS]  # no fluxes, no shears: quicker
-    evaluate(make_prediction(truth), truth[keep], tmp_path, mosaic=SmallField(truth, 1500), replicates=2)
+    pred = with_flux_pdfs(make_prediction(truth), [f"F{100 * k}W" for k in range(1, 10)])
+    evaluate(pred, truth[keep], tmp_path, mosaic=SmallField(truth, 1500), replicates=2)
     size = (tmp_path / "report.html").stat().st_size
     assert size < 30e6
-    assert len(held((tmp_path / "report.html").read_text(), "field-data")["truth"]["x"]) == 5000
+    assert len(held((tmp_path / "report.html").read_text(), "field-data-0")["truth"]["x"]) == 5000
 
 
 def test_without_a_mosaic_the_report_says_so(tmp_path):
     truth = make_truth(60, 160)
     evaluate(make_prediction(truth), truth[["x", "y", "mag_r"]], tmp_path, replicates=2)
     text = (tmp_path / "report.html").read_text()
-    assert "No picture: no mosaic was given." in text and 'id="field"' not in text
+    assert "No picture: no mosaic was given." in text and 'class="field"' not in text
     assert "the truth has no redshifts" in text
 
 
@@ -242,27 +264,13 @@ def test_a_field_of_several_pictures_is_not_drawn(two):
 
 
 # ------------------------------------------------------------------------------------------------------------- browser
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: the page is not tried in one")
-
-# Runs in a copy of the page: uses it as a reader would, and leaves what it saw in the document.
-DRIVER = """
-<script>
-window.requestAnimationFrame = (draw) => setTimeout(draw, 5);  // nothing is shown, so that no frames come
-window.errors = [];
-window.addEventListener("error", (event) => errors.push(event.message));
-for (const kind of ["error", "warn"]) console[kind] = (...parts) => errors.push(parts.join(" "));
-</script>
-"""
 STEPS = """
 <script>
 (async () => {
   const seen = { errors };
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-  const root = document.getElementById("field"), part = (name) => root.querySelector(`[data-part=${name}]`);
-  const sky = part("sky"), field = JSON.parse(document.getElementById("field-data").textContent);
+  const root = document.querySelector(".field"), part = (name) => root.querySelector(`[data-part=${name}]`);
+  const sky = part("sky"), field = JSON.parse(document.getElementById("field-data-0").textContent);
   const press = (key) => sky.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   const pixels = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   const colours = (canvas, [r, g, b]) => {
@@ -296,7 +304,8 @@ STEPS = """
   await pause(300);
   seen.clicked = part("status").textContent;
   seen.cutouts = [...root.querySelectorAll(".cutout")].map((canvas) => new Set(pixels(canvas)).size);
-  seen.pdf = new Set(pixels(root.querySelector(".pdf"))).size;
+  for (const kind of ["pdf", "sed", "shear"]) seen[kind] = new Set(pixels(root.querySelector("." + kind))).size;
+  seen.shears = root.querySelector(".shears").textContent;
   seen.rows = part("card").querySelectorAll("tbody tr").length;
   part("sides").value = "1";
   part("sides").dispatchEvent(new Event("change"));
@@ -315,25 +324,11 @@ STEPS = """
 """
 
 
-def browse(page, folder, *options):
-    """What the steps saw in a headless Chromium."""
-    path = folder / "driven.html"
-    page = page.replace("<head>", "<head>" + DRIVER, 1).replace("</body>", STEPS + "</body>")
-    path.write_text(page, encoding="utf-8")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,900", *options,
-        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=15000", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
-    [seen] = re.findall(r'<pre id="seen">(.*?)</pre>', result.stdout, re.DOTALL)
-    return json.loads(html.unescape(seen))
-
-
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(page, tmp_path, scheme):
     setting = {"dark": 0, "light": 1}[scheme]
-    seen = browse(page, tmp_path, f"--blink-settings=preferredColorScheme={setting}")
+    seen = browse(page, STEPS, tmp_path, f"--blink-settings=preferredColorScheme={setting}")
     assert seen["errors"] == [] and seen["images"] == 0
     dark = ("rgb(17, 24, 39)", "rgb(229, 231, 235)")
     light = ("rgb(255, 255, 255)", "rgb(31, 41, 55)")
@@ -342,5 +337,7 @@ def test_in_a_browser(page, tmp_path, scheme):
         off, on = seen[kind]
         assert on > off + 30, (kind, off, on)
     assert seen["found"] == seen["clicked"] and seen["found"].endswith(": right") and seen["closed"] == 0
-    assert len(seen["cutouts"]) == 4 and min(seen["cutouts"]) > 20 and seen["pdf"] > 20 and seen["rows"] > 10
+    assert len(seen["cutouts"]) == 4 and min(seen["cutouts"]) > 20 and seen["rows"] > 10
+    assert min(seen["pdf"], seen["sed"], seen["shear"]) > 20
+    assert "\u00b1 0.05" in seen["shears"] and "true (cross)" in seen["shears"]
     assert "false" in seen["next"] and seen["figures"] > 1000

@@ -1,6 +1,6 @@
 """What `evaluate` and `compare` write for people to read: report.html and its figures."""
 
 from deepdisc.evaluation.report.page import write_report
-from deepdisc.evaluation.report.provenance import describe
+from deepdisc.evaluation.report.provenance import with_provenance
 
-__all__ = ["describe", "write_report"]
+__all__ = ["with_provenance", "write_report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,16 +10,19 @@ import pandas as pd
 from scipy.special import ndtr
 
 from deepdisc import catalog
+from deepdisc.bands import by_wavelength
 from deepdisc.catalog import BOX_COLUMNS
 from deepdisc.evaluation.assessment import column
-from deepdisc.evaluation.pdf_columns import read_pdfs
+from deepdisc.evaluation.pdf_columns import CatalogPDFs, read_mixtures, read_pdfs
 from deepdisc.evaluation.pdfs import MixturePDFs
-from deepdisc.evaluation.report.images import MOST_WINDOW, Window, pictures
+from deepdisc.evaluation.report.images import BUDGET_BYTES, MOST_WINDOW, Window, pictures
 from deepdisc.evaluation.report.outlines import shapes
 from deepdisc.evaluation.scoring import Scored, Setting
 
 MOST_OBJECTS = 20_000
+MOST_BYTES = 26_000_000  # of pictures and tables together: with words and figures the report stays below 30 MB
 _GRID_POINTS = 120
+_LEAST_WEIGHT = 1e-3  # lighter components of a mixture cannot be seen
 _RADIUS = 3.5  # pixels, of the circle for objects without an outline
 # kind, words, ink on the dark picture, line width, dashes, shown at first
 LAYERS = (
@@ -31,7 +35,7 @@ LAYERS = (
 
 
 def field_data(
-    sides: Sequence[Scored], setting: Setting, names: Sequence[str], segmentations: Sequence
+    sides: Sequence[Scored], setting: Setting, names: Sequence[str], segmentations: Sequence, fields: int = 1
 ) -> tuple[dict, np.ndarray] | str:
     """The data of the view, and its colour picture (h, w, 3) in 0..1; or words that say why there is none.
 
@@ -40,6 +44,7 @@ def field_data(
         setting: under which they were.
         names: of the catalogues.
         segmentations: (H, W) labels = id, or None, for each.
+        fields: that share the report's size.
     """
     truth = setting.truth
     if setting.mosaic is None:
@@ -53,7 +58,6 @@ def field_data(
     true_rows = truth.iloc[:0].assign(x=[], y=[]) if true_rows is None else true_rows
     window = choose_window(setting.mosaic, [*placed, true_rows])
     chosen = [np.flatnonzero(window.holds(*frame[["x", "y"]].to_numpy(float).T)) for frame in (*placed, true_rows)]
-    images, rgb = pictures(setting.mosaic, window)
     shape = tuple(setting.mosaic.shape)
     tables = [
         _table(frame.iloc[rows], setting, _labels(labels, shape), window)
@@ -63,13 +67,19 @@ def field_data(
     ]
     *found, true_table = tables
     _add_verdicts(found, true_table, sides, chosen)
+    bands = flux_bands([side.pred for side in sides])
     for table, side, rows, name in zip(found, sides, chosen, names, strict=False):
-        table |= {"name": name, "pdfs": densities(side.pred.iloc[rows])}
+        shown = side.pred.iloc[rows]
+        table |= {"name": name, "pdfs": densities(shown), "fluxes": flux_densities(shown, bands)}
+    # What the densities and tables leave of the whole, after their base64 form, is for the pictures.
+    held = len(json.dumps(tables))
+    images, rgb = pictures(setting.mosaic, window, min(BUDGET_BYTES, int(0.75 * max(MOST_BYTES - held, 4e6))) // fields)
     every = {name for table in tables for name in table["columns"]}
     data = {
         "window": [window.x0, window.y0, window.width, window.height],
         "arcsec_per_pixel": _plain(getattr(setting.mosaic, "pixel_scale_arcsec", None)),
         "radius": _RADIUS,
+        "bands": bands,
         "pictures": images,
         "catalogues": found,
         "truth": true_table,
@@ -205,20 +215,43 @@ def densities(frame: pd.DataFrame) -> dict | None:
         return None
     rows: list[list[float]] = [[] for _ in range(len(frame))]
     if isinstance(found.pdfs, MixturePDFs):
-        mixture = found.pdfs.mixture
-        weights, mean, sigma = (
-            part.numpy() for part in (mixture.weights, mixture.component_mean, mixture.component_sigma)
-        )
-        if mixture.lower is not None:
-            weights = weights / np.maximum(ndtr((mean - mixture.lower) / sigma), 1e-300)
-        parts = np.stack((weights, mean, sigma), axis=2)
-        for row, components in zip(np.flatnonzero(found.usable), parts, strict=True):
-            kept = components[components[:, 0] > 1e-4]
-            rows[row] = [float(f"{value:.4g}") for value in kept.ravel()]
-        return {"lower": mixture.lower, "rows": rows}
+        return _mixtures(found)
     low, high = float(found.pdfs.grid[0]), float(found.pdfs.grid[-1])
     at = np.linspace(low, high, _GRID_POINTS)
     values = np.stack([found.pdfs.density(np.full(len(found.pdfs), z)) for z in at], axis=1)
     for row, line in zip(np.flatnonzero(found.usable), values, strict=True):
         rows[row] = [float(f"{value:.3g}") for value in line]
     return {"grid": {"low": low, "high": high, "rows": rows}}
+
+
+def flux_bands(frames: Sequence[pd.DataFrame]) -> list[str]:
+    """Bands of which any catalogue has fluxes with errors or densities, from blue to red."""
+    names = [str(name) for frame in frames for name in frame.columns]
+    prefixes = ("fluxerr_", "flux_weights_")
+    found = [name.removeprefix(prefix) for name in names for prefix in prefixes if name.startswith(prefix)]
+    return by_wavelength(list(dict.fromkeys(found)))
+
+
+def flux_densities(frame: pd.DataFrame, bands: Sequence[str]) -> dict[str, dict]:
+    """The rows' flux densities in the bands that have any, as `densities` gives mixtures."""
+    result = {}
+    for band in bands:
+        names = [f"flux_{part}_{band}" for part in ("weights", "means", "sigmas")]
+        if set(names) <= set(frame.columns):
+            found = read_mixtures(frame, names, f"flux_lower_{band}")
+            if found.pdfs is not None:
+                result[str(band)] = _mixtures(found)
+    return result
+
+
+def _mixtures(found: CatalogPDFs) -> dict:
+    rows: list[list[float]] = [[] for _ in range(len(found.usable))]
+    mixture = found.pdfs.mixture
+    weights, mean, sigma = (part.numpy() for part in (mixture.weights, mixture.component_mean, mixture.component_sigma))
+    if mixture.lower is not None:
+        weights = weights / np.maximum(ndtr((mean - mixture.lower) / sigma), 1e-300)
+    parts = np.stack((weights, mean, sigma), axis=2)
+    for row, components in zip(np.flatnonzero(found.usable), parts, strict=True):
+        kept = components[components[:, 0] > _LEAST_WEIGHT]
+        rows[row] = [float(f"{value:.4g}") for value in kept.ravel()]
+    return {"lower": mixture.lower, "rows": rows}

@@ -113,9 +113,25 @@ def redshift_figures(sides: Mapping[str, dict], band: str | None) -> Drawn:
         ]
         if items:
             yield f"redshift_{key}", plots.panels(items), f"Redshifts by {what}."
+    yield from _density_in_bins(of, band)
     yield from _odds_figure(of)
     yield from _distribution_figure(of)
     yield from density_figures(of)
+
+
+def _density_in_bins(of: Mapping[str, dict], band: str | None) -> Drawn:
+    """Sharpness and honesty of densities by magnitude, redshift and score."""
+    for key in ("by_magnitude", "by_redshift", "by_score"):
+        rows = {name: z["pdf"].get(key) or [] for name, z in of.items()}
+        what = _QUANTITIES[key].format(band=band)
+        items = [
+            panel
+            for name, label, level in (("crps", "CRPS", None), ("coverage_68", "share in the central 68 %", 0.68),
+                                       ("pit_ks", "KS distance of PIT from uniform", None))
+            for panel in _panels_of(rows, name, what, label, level=level, ylim=(0, None))
+        ]  # fmt: skip
+        if items:
+            yield f"density_{key}", plots.panels(items), f"Redshift densities by {what}."
 
 
 def _odds_figure(of: Mapping[str, dict]) -> Drawn:
@@ -206,6 +222,7 @@ def flux_figures(sides: Mapping[str, dict]) -> Drawn:
         ("bias", "by_magnitude", "median of (f - f$_0$) / f$_0$", 0.0),
         ("scatter", "by_magnitude", "scatter of (f - f$_0$) / f$_0$", None),
         ("pull_width", "pulls_by_magnitude", "width of (f - f$_0$) / error", 1.0),
+        ("pit_ks", "pulls_by_magnitude", "KS distance of PIT from uniform", None),
     ):
         items = []
         for band in sorted(bands, key=order.index):
@@ -215,7 +232,8 @@ def flux_figures(sides: Mapping[str, dict]) -> Drawn:
                                 ylim=None if key == "bias" else (0, None))  # fmt: skip
         if items:
             caption = {"bias": "Bias of the fluxes.", "scatter": "Scatter of the fluxes: half the central 68 %.",
-                       "pull_width": "Pulls: 1 where the stated errors are honest."}[key]  # fmt: skip
+                       "pull_width": "Pulls: 1 where the stated errors are honest.",
+                       "pit_ks": "How far the PIT of the true fluxes is from uniform."}[key]  # fmt: skip
             yield f"flux_{key}", plots.panels(items), caption
     items = []
     for band in sorted(bands, key=order.index):
@@ -244,6 +262,25 @@ def colour_figures(sides: Mapping[str, dict]) -> Drawn:
             items += _panels_of(rows, key, "true magnitude", f"{key} of {colour}, mag", **options)
         if items:
             yield f"colour_{key}", plots.panels(items), caption
+    items = []
+    for colour in names:
+        found = {name: m["colour"]["by_colour"][colour]["histogram"]
+                 for name, m in sides.items() if colour in m["colour"].get("by_colour", {})}  # fmt: skip
+        items += _histogram_panel(colour, {name: item for name, item in found.items() if item["counts"]})
+    if items:
+        yield "colour_histograms", plots.panels(items), "Histograms of the colours: errors widen the true ones (grey)."
+
+
+def _histogram_panel(colour: str, found: Mapping[str, dict]) -> list[Panel]:
+    if not found:
+        return []
+    first = next(iter(found.values()))
+    series = [Series("true", np.array(first["edges"]), np.array(first["truth"]), kind="steps", color=plots.GREY)]
+    series += [
+        Series(name or "measured", np.array(item["edges"]), np.array(item["counts"]), kind="steps", color=color)
+        for color, (name, item) in zip(plots.SERIES, found.items(), strict=False)
+    ]
+    return [Panel(f"{colour}, mag", "objects", series)]
 
 
 # --------------------------------------------------------------------------------------------------------------- shear

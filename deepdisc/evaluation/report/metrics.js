@@ -5,11 +5,11 @@
   place.querySelector("summary").addEventListener("click", () => {
     if (place.querySelector("table")) return;
     const metrics = JSON.parse(document.getElementById("metrics").textContent);
-    delete metrics.provenance;
     const found = new Map();
     const walk = (value, path) => {
       if (value !== null && typeof value === "object") {
         for (const [name, item] of Object.entries(value)) {
+          if (name === "provenance") continue;
           walk(item, Array.isArray(value) ? path + "[" + name + "]" : path ? path + "." + name : name);
         }
       } else found.set(path, value);

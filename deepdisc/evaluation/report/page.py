@@ -5,16 +5,19 @@ Where that is asked for, its figures stand beside it as PNG files and as one PDF
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from deepdisc import plots
+from deepdisc.evaluation.printed import number
 from deepdisc.evaluation.report import figures, tables
 from deepdisc.evaluation.report.field import field_data
-from deepdisc.evaluation.report.words import number, percent, summary
-from deepdisc.evaluation.scoring import Scored, Setting
+from deepdisc.evaluation.report.words import compared, percent, summary
+from deepdisc.evaluation.scoring import Outcome, Scored, Setting
 from deepdisc.files import atomic_path, finite
 from deepdisc.webpage import cards, contents, data, drawing, folded, heading, paragraph, write_page
 
@@ -22,31 +25,47 @@ _HERE = Path(__file__).parent
 _RESOLUTION = 150  # dots per inch of the PNG files
 
 
-def write_report(
-    folder: Path,
-    sides: Sequence[Scored],
-    setting: Setting,
-    metrics: dict,
-    *,
-    names: Sequence[str] = ("",),
-    segmentations: Sequence = (None,),
-    figure_files: bool = False,
-) -> None:
+def write_report(folder: Path, outcomes: Mapping[str, Outcome], metrics: dict, *, figure_files: bool = False) -> None:
     """Write report.html.
 
     Args:
         folder: where; made if it is not there.
-        sides: one or two scored catalogues.
-        setting: how they were scored.
-        metrics: as metrics.json will hold them, with `provenance`, and for two catalogues `comparison`.
-        names: of the catalogues; one alone needs none.
-        segmentations: (H, W) the catalogues' segmentation maps or None, for their outlines in the field.
+        outcomes: of each field by its name; of one field alone by any. The reader chooses which field is shown.
+        metrics: as metrics.json will hold them: of the only field, or `fields`, each with `provenance`.
         figure_files: also write figures/*.png and figures.pdf.
     """
     book = _Book()
-    view = field_data(sides, setting, [name or "predicted" for name in names], segmentations)
+    several = "fields" in metrics
+    sections = []
+    for number_, (name, outcome) in enumerate(outcomes.items()):
+        book.folder = f"{number_ + 1}_{slug(name)}/" if several else ""
+        of_field = metrics["fields"][name] if several else metrics
+        inner = "\n".join(_sections(outcome, of_field, book, number_, len(outcomes)))
+        sections.append(inner if not several else f'<section class="of-field" data-field="{number_}">{inner}</section>')
+    everything = [
+        *(_overview(metrics, list(outcomes)) if several else ()),
+        *sections,
+        '<details id="all-figures"><summary>All figures of metrics.json, one by one</summary></details>',
+        data("metrics", finite(metrics)),
+    ]
+    style, script = (
+        "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+        for names in (("report.css",), ("metrics.js", "charts.js", "viewer.js", "fields.js"))
+    )
+    single = len(next(iter(outcomes.values())).sides) == 1
+    title = "How good is this catalogue?" if single and not several else "How good are these catalogues?"
+    write_page(folder / "report.html", "deepdisc evaluation", title, everything, style=style, script=script)
+    if figure_files:
+        book.write(folder)
+
+
+def _sections(outcome: Outcome, metrics: dict, book: _Book, field: int, fields: int) -> Iterable[str]:
+    """Everything about one field of several, in its order on the page."""
+    sides, setting, names = outcome.scored, outcome.setting, outcome.names
+    maps = [side.segmentation for side in outcome.sides]
+    view = field_data(sides, setting, [name or "predicted" for name in names], maps, fields)
     parts = [
-        ("field", "The field", _field(view)),
+        ("field", "The field", _field(view, field)),
         ("comparison", "Side by side", _comparison(metrics, book)),
         ("detections", "Detections", _detections(sides, names, setting, book)),
         ("redshifts", "Redshifts", _redshifts(sides, names, setting, book)),
@@ -56,20 +75,28 @@ def write_report(
         ("provenance", "Provenance", _row(tables.provenance_tables(metrics["provenance"]))),
     ]
     parts = [part for part in parts if part[2]]
-    sections = [
+    together = paragraph(compared(metrics["comparison"]), "lead") if "comparison" in metrics else ""
+    return [
+        together,
         *(paragraph(text, "lead") for text in summary(sides[0], setting, _sources(metrics, names))),
         _cards(sides[0].metrics),
-        contents((f"part-{name}", title) for name, title, _ in parts),
-        *(heading(title, f"part-{name}") + inner for name, title, inner in parts),
-        '<details id="all-figures"><summary>All figures of metrics.json, one by one</summary></details>',
-        data("metrics", finite(metrics)),
-    ]  # fmt: skip
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("metrics.js", "viewer.js"))
-    title = "How good is this catalogue?" if len(sides) == 1 else "How good are these catalogues?"
-    write_page(folder / "report.html", "deepdisc evaluation", title, sections, style=style, script=script)
-    if figure_files:
-        book.write(folder)
+        contents((f"part-{field}-{name}", title) for name, title, _ in parts),
+        *(heading(title, f"part-{field}-{name}") + inner for name, title, inner in parts),
+    ]
+
+
+def _overview(metrics: dict, fields: Sequence[str]) -> Iterable[str]:
+    """The figures of all fields that matter most, and the choice of the field that is shown below."""
+    choices = "".join(
+        f'<label><input type="radio" name="field" value="{k}"{" checked" * (k == 0)}> {html.escape(name)}</label>'
+        for k, name in enumerate(fields)
+    )
+    words = "Each field is scored against its own truth; nothing is summed over fields."
+    return [
+        paragraph(words, "lead"),
+        tables.overview_table(metrics),
+        f'<fieldset class="fields"><legend>Show the field</legend>{choices}</fieldset>',
+    ]
 
 
 class _Book:
@@ -77,13 +104,16 @@ class _Book:
 
     def __init__(self):
         self.drawn: dict = {}
+        self.folder = ""  # of the figures' files, where there are several fields
 
     def add(self, found: Iterable[figures.Drawn]) -> str:
         """HTML of the figures."""
         text = ""
         for name, figure, caption in found:
-            self.drawn[name] = figure
-            text += drawing(plots.svg(figure), caption)
+            self.drawn[self.folder + name] = figure
+            # Figures share names of clip paths, which a browser does not find in the hidden part of another field.
+            svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{len(self.drawn)}", plots.svg(figure))
+            text += drawing(svg, caption)
         return f'<div class="figures">{text}</div>' if text else ""
 
     def write(self, folder: Path) -> None:
@@ -93,6 +123,11 @@ class _Book:
                 temporary.write_bytes(plots.png(figure, _RESOLUTION))
         with atomic_path(folder / "figures.pdf") as temporary:
             plots.pdf(self.drawn, temporary)
+
+
+def slug(name: str) -> str:
+    """A name as a file can have it: `SDSS, run 94` becomes `sdss_run_94`."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "field"
 
 
 def _row(items: Iterable[str]) -> str:
@@ -126,14 +161,14 @@ def _cards(metrics: dict) -> str:
 _VIEW = (_HERE / "viewer.html").read_text(encoding="utf-8")
 
 
-def _field(view: tuple[dict, np.ndarray] | str) -> str:
+def _field(view: tuple[dict, np.ndarray] | str, number_: int) -> str:
     if isinstance(view, str):
         return paragraph(view, "quiet")
     found, _ = view
     x0, y0, width, height = found["window"]
     text = f"Pixels {x0} to {x0 + width} in x and {y0} to {y0 + height} in y. "
-    text += "A click on an object shows its redshift density, its row and cutouts in all bands."
-    return paragraph(text, "quiet") + _VIEW + data("field-data", found)
+    text += "A click on an object shows its densities, its row and cutouts in all bands."
+    return paragraph(text, "quiet") + _VIEW + data(f"field-data-{number_}", found) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
@@ -166,7 +201,8 @@ def _comparison(metrics: dict, book: _Book) -> str:
     found = f"At the cut, both found {both['both']:,} true objects, only {comparison['names'][0]} {both['only_a']:,}, "
     found += f"only {comparison['names'][1]} {both['only_b']:,}, neither {both['neither']:,}."
     drawn = book.add(figures.comparison_figures(comparison))
-    return paragraph(found) + paragraph(note, "quiet") + tables.comparison_table(comparison) + drawn
+    pairs = tables.pulls_between_table(comparison["flux"].get("pulls_between", {}))
+    return paragraph(found) + paragraph(note, "quiet") + tables.comparison_table(comparison) + pairs + drawn
 
 
 def _detections(sides: Sequence[Scored], names: Sequence[str], setting: Setting, book: _Book) -> str:

@@ -12,7 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from deepdisc import __version__
+from deepdisc.evaluation.scoring import Outcome
 from deepdisc.files import sha256
 
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "astropy", "torch", "matplotlib")
@@ -45,6 +48,17 @@ def describe(files: Sequence[tuple[str, object]], options: Mapping[str, object],
         "predictions": {str(item): record for role, item in listed if role.startswith("predicted")
                         if (record := _run_record(item)) is not None},
     }  # fmt: skip
+
+
+def with_provenance(outcome: Outcome) -> dict:
+    """The metrics of a field as metrics.json holds them: with `provenance`, without per-object arrays."""
+    return {**_without_arrays(outcome.metrics), "provenance": describe(*outcome.record, outcome.setting.mosaic)}
+
+
+def _without_arrays(value):
+    if isinstance(value, dict):
+        return {key: _without_arrays(item) for key, item in value.items() if not isinstance(item, np.ndarray)}
+    return value
 
 
 def versions() -> dict[str, str]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deepdisc.evaluation.comparison import format_cell, format_difference
-from deepdisc.evaluation.report.words import figure_rows, flatten, interval, measured, number, percent
+from deepdisc.evaluation.printed import format_cell, format_difference, measured, number, overview
+from deepdisc.evaluation.report.words import figure_rows, flatten, interval, percent
 from deepdisc.webpage import folded, paragraph, table
 
 _HEAD = ("", "value", "68 %", "n")
@@ -48,7 +48,7 @@ def _counts(d: dict) -> str:
     if d["by_position"]["available"]:
         near = d["by_position"]
         label = f"matched within {near['max_distance_pix']:g} pixels instead: completeness, purity"
-        rows.append((label, f"{100 * near['completeness']:.1f} %, {100 * near['purity']:.1f} %"))
+        rows.append((label, f"{percent(near, 'completeness')}, {percent(near, 'purity')}"))
     for kind in ("boxes", "outlines"):
         iou = d["iou"][kind]
         if iou["available"] and iou["n"]:
@@ -83,8 +83,17 @@ def _pairs(pairs: dict) -> str:
 
 
 def _deblending(found: dict) -> str:
-    if not found.get("available"):
-        return ""
+    texts = []
+    if found["available"]:
+        words = f"Deblending: groups closer than {found['closer_than_fwhm']:g} FWHM"
+        texts.append(titled(words, _matrix(found)))
+    if "by_overlap" in found:
+        texts.append(titled("Deblending: groups of overlapping outlines", _matrix(found["by_overlap"])))
+    return "".join(texts)
+
+
+def _matrix(found: dict) -> str:
+    """How many of a group's objects were found, and the groups by true and detected number of members."""
     rows = [
         (f"{row['n_truth']}", percent(row, "right"), percent(row, "merged"), percent(row, "shredded"), f"{row['n']:,}")
         for row in found["rows"]
@@ -98,7 +107,7 @@ def _deblending(found: dict) -> str:
         names = [f"{i}{'+' if i == most else ''}" for i in range(size)]
         lines = [(f"{name} true", *(f"{n:,}" for n in counts[i, :size])) for i, name in enumerate(names)]
         text += table(("groups with", *(f"{name} detected" for name in names)), lines)
-    return titled(f"Deblending: groups closer than {found['closer_than_fwhm']:g} FWHM", text)
+    return text
 
 
 def _classes(d: dict) -> str:
@@ -111,8 +120,13 @@ def _classes(d: dict) -> str:
     if c["available"] and c["n"]:
         text += paragraph(f"Class right for {percent(c, 'accuracy')} of {c['n']:,} matched objects.")
         called = list(dict.fromkeys(name for line in c["counts"].values() for name in line))
-        lines = [(f"{true}", *(f"{line.get(name, 0):,}" for name in called)) for true, line in c["counts"].items()]
-        text += table(("true class", *(f"called {name}" for name in called)), lines)
+        every = dict.fromkeys((*c["counts"], *(name for name, n in c["missed"].items() if n)))
+        lines = [
+            (true, *(f"{c['counts'].get(true, {}).get(name, 0):,}" for name in called), f"{c['missed'].get(true, 0):,}")
+            for true in every
+        ]
+        lines.append(("(false detection)", *(f"{c['false'].get(name, 0):,}" for name in called), ""))
+        text += table(("true class", *(f"called {name}" for name in called), "not detected"), lines)
         lines = [
             (name, percent(item, "completeness"), percent(item, "purity"), f"{item['n_truth']:,}")
             for name, item in c["classes"].items()
@@ -176,6 +190,22 @@ def flux_tables(flux: dict) -> list[str]:
     return [titled("Fluxes", note + table(("band", *(label for label, _ in keys), "n", "n with errors"), rows))]
 
 
+def pulls_between_table(found: Mapping) -> str:
+    """Differences of two catalogues' fluxes over their errors; "" where not both have errors."""
+    keys = (("median", "pull_median"), ("width", "pull_width"), ("beyond 3", "pull_beyond_3"))
+    rows = [
+        (band, *(number(item, key) for _, key in keys), f"{item['n']:,}")
+        for band, item in found.get("by_band", {}).items()
+        if item["n"]
+    ]
+    if not rows:
+        return ""
+    words = "(f1 - f2) / (s1² + s2²)^½ of the same objects: of width 1 if the noise is independent and the errors are "
+    words += "honest, narrower where both are measured on the same pixels."
+    head = ("band", *(label for label, _ in keys), "n")
+    return titled("Fluxes of the two against each other", paragraph(words, "quiet") + table(head, rows))
+
+
 def colour_tables(colour: dict) -> list[str]:
     """One line per colour, and the stellar locus."""
     keys = ("bias", "scatter", "width", "width_truth")
@@ -222,6 +252,11 @@ def comparison_table(comparison: dict) -> str:
         for row in comparison["table"]
     ]
     return table(("", *comparison["names"], "difference or ratio, 95 %"), rows)
+
+
+def overview_table(metrics: dict) -> str:
+    """The figures of several fields that matter most."""
+    return f'<div class="overview">{table(*overview(metrics))}</div>'
 
 
 def left_out_table(metrics: dict) -> str:

@@ -1,12 +1,7 @@
-"use strict";
 // The field: a picture to zoom and pan, outlines of what was right, false and missed, and each object's own card.
 // World coordinates are pixel edges of the mosaic, y upwards; nothing is loaded from anywhere.
-(() => {
-  const source = document.getElementById("field-data");
-  if (!source) return;  // no mosaic: no view
-  const field = JSON.parse(source.textContent);
+function openField(root, field) {
   const [X0, Y0, WIDTH, HEIGHT] = field.window;
-  const root = document.getElementById("field");
   const $ = (name) => root.querySelector("[data-part=" + name + "]");
   const canvas = $("sky"), status = $("status"), card = $("card");
   const LAYERS = field.layers;
@@ -22,7 +17,6 @@
     if (parent) parent.append(made);
     return made;
   }
-  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
   // ------------------------------------------------------------------------------------------------------- pictures
   const pictures = new Map(field.pictures.map((picture) => [picture.name, picture]));
@@ -104,17 +98,7 @@
   }
 
   // ----------------------------------------------------------------------------------------------------------- view
-  function prepare(target) {
-    const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [target.clientWidth, target.clientHeight];
-    if (target.width !== Math.round(width * ratio) || target.height !== Math.round(height * ratio)) {
-      target.width = Math.round(width * ratio); target.height = Math.round(height * ratio);
-    }
-    const context = target.getContext("2d");
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, width, height);
-    return { context, width, height };
-  }
+  const { prepare } = charts;
   let waiting = false;
   function draw() {
     if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; drawNow(); }); }
@@ -244,7 +228,9 @@
     element("h3", title, card);
     element("p", WORDS[kind], card, { className: "verdict verdict-" + kind });
     status.textContent = title + ": " + WORDS[kind];
-    showPdf();
+    showRedshift();
+    showFluxes();
+    showShear();
     showCutouts();
     showRows();
   }
@@ -269,104 +255,65 @@
     }
   }
 
-  // ------------------------------------------------------------------------------------------------------------ PDF
-  function density(pdfs, i, z) {
-    if (pdfs.grid) {
-      const { low, high, rows } = pdfs.grid, row = rows[i];
-      const at = (z - low) / (high - low) * (row.length - 1), k = Math.floor(at);
-      return k < 0 || k >= row.length - 1 ? 0 : row[k] + (at - k) * (row[k + 1] - row[k]);
-    }
-    if (pdfs.lower !== null && z < pdfs.lower) return 0;
-    let sum = 0;
-    const row = pdfs.rows[i];  // amplitude (truncation included), mean, sigma, of each component
-    for (let k = 0; k < row.length; k += 3) {
-      sum += row[k] / row[k + 2] * Math.exp(-0.5 * ((z - row[k + 1]) / row[k + 2]) ** 2);
-    }
-    return sum / Math.sqrt(2 * Math.PI);
+  // ------------------------------------------------------------------------------------------------------- diagrams
+  const nameOf = (k) => (field.catalogues.length > 1 ? field.catalogues[k].name : "predicted");
+  function diagram(kind, label) {
+    const target = element("canvas", null, card, { className: kind });
+    target.setAttribute("role", "img");
+    target.setAttribute("aria-label", label);
+    return target;
   }
-  function hasPdf(side, i) {
-    const pdfs = side.pdfs;
-    return Boolean(pdfs && i >= 0 && (pdfs.grid ? pdfs.grid.rows[i] : pdfs.rows[i]).length);
-  }
-  function reachOf(side, i) {
-    if (side.pdfs.grid) return side.pdfs.grid.high;
-    const row = side.pdfs.rows[i];
-    let reach = 0;
-    for (let k = 0; k < row.length; k += 3) if (row[k] > 0.005) reach = Math.max(reach, row[k + 1] + 4 * row[k + 2]);
-    return reach;
-  }
-  function showPdf() {
+  function showRedshift() {
     const { rows, truth } = state.chosen;
-    const drawn = field.catalogues.map((side, k) => [side, rows[k], k]).filter(([side, i]) => hasPdf(side, i));
+    const drawn = field.catalogues
+      .map((side, k) => ({ pdfs: side.pdfs, i: rows[k], k, name: nameOf(k) }))
+      .filter(({ pdfs, i }) => pdfs && i >= 0 && (pdfs.grid ? pdfs.grid.rows[i] : pdfs.rows[i]).length);
     if (!drawn.length) {
       element("p", "No redshift density: " + (field.catalogues.some((side) => side.pdfs)
         ? "not detected, or its row has none." : "the catalogue has none."), card, { className: "quiet" });
       return;
     }
     const zTrue = value(field.truth, truth, "redshift");
-    const label = "Redshift density" + (zTrue === null ? "" : "; true redshift " + zTrue);
-    const target = element("canvas", null, card, { className: "pdf" });
-    target.setAttribute("role", "img");
-    target.setAttribute("aria-label", label);
-    drawPdf(target, drawn, zTrue);
+    charts.redshift(diagram("pdf", "Redshift density" + (zTrue === null ? "" : "; true redshift " + zTrue)), drawn, zTrue);
   }
-  function drawPdf(target, drawn, zTrue) {
-    const { context, width, height } = prepare(target);
-    const [left, right, top, bottom] = [38, width - 10, 22, height - 32];
-    const reach = Math.max(0.1, zTrue ?? 0, ...drawn.map(([side, i]) => reachOf(side, i))) * 1.04;
-    const at = Array.from({ length: 401 }, (_, k) => reach * k / 400);
-    const curves = drawn.map(([side, i]) => at.map((z) => density(side.pdfs, i, z)));
-    const peak = Math.max(...curves.flat(), 1e-9) * 1.08;
-    const px = (z) => left + (right - left) * z / reach, py = (p) => bottom - (bottom - top) * p / peak;
-    const inks = [color("--blue"), color("--orange")];
-    context.font = "11px system-ui, sans-serif";
-    axes(context, left, right, top, bottom, reach, peak, px, py);
-    curves.forEach((curve, k) => {
-      const ink = inks[drawn[k][2]];
-      context.beginPath();
-      curve.forEach((p, n) => (n ? context.lineTo(px(at[n]), py(p)) : context.moveTo(px(at[n]), py(p))));
-      context.strokeStyle = ink; context.lineWidth = 2;
-      context.stroke();
-      context.lineTo(px(reach), bottom); context.lineTo(px(0), bottom);
-      context.globalAlpha = 0.18; context.fillStyle = ink; context.fill(); context.globalAlpha = 1;
-    });
-    legend(context, drawn, inks, zTrue, left, right);
-    if (zTrue !== null) {
-      context.strokeStyle = color("--red"); context.lineWidth = 1.6; context.setLineDash([5, 3]);
-      context.beginPath(); context.moveTo(px(zTrue), top); context.lineTo(px(zTrue), bottom); context.stroke();
-      context.setLineDash([]);
-    }
+  function fluxOf(side, i, band) {  // its density, else a normal distribution of its error; null where it has neither
+    const held = side.fluxes[band];
+    if (held && held.rows[i].length) return { row: held.rows[i], lower: held.lower };
+    const [flux, error] = [value(side, i, "flux_" + band), value(side, i, "fluxerr_" + band)];
+    return flux === null || !(error > 0) ? null : { row: [1, flux, error], lower: null };
   }
-  function axes(context, left, right, top, bottom, reach, peak, px, py) {
-    const tick = (range) => {
-      const power = 10 ** Math.floor(Math.log10(range / 4));
-      return [1, 2, 5, 10].map((factor) => factor * power).find((size) => range / size <= 6);
-    };
-    context.strokeStyle = color("--line"); context.fillStyle = color("--ink"); context.lineWidth = 1;
-    context.textAlign = "center";
-    for (let z = 0, by = tick(reach); z <= reach; z += by) {
-      context.beginPath(); context.moveTo(px(z), top); context.lineTo(px(z), bottom); context.stroke();
-      context.fillText(Number(z.toPrecision(6)), px(z), bottom + 14);
-    }
-    context.fillText("redshift", (left + right) / 2, bottom + 28);
-    context.textAlign = "right";
-    for (let p = 0, by = tick(peak); p <= peak; p += by) {
-      context.beginPath(); context.moveTo(left, py(p)); context.lineTo(right, py(p)); context.stroke();
-      context.fillText(Number(p.toPrecision(6)), left - 4, py(p) + 4);
-    }
-    context.textAlign = "left";
-    context.fillText("p(z)", 4, 12);
+  function trueFlux(i, band) {
+    const [flux, magnitude] = [value(field.truth, i, "flux_" + band), value(field.truth, i, "mag_" + band)];
+    return flux ?? (magnitude === null ? null : 10 ** (0.4 * (31.4 - magnitude)));
   }
-  function legend(context, drawn, inks, zTrue, left, right) {
-    const items = drawn.map(([side, , k]) => [field.catalogues.length > 1 ? side.name : "predicted", inks[k]]);
-    if (zTrue !== null) items.push(["true z = " + zTrue, color("--red")]);
-    let x = left + 6;
-    for (const [text, ink] of items) {
-      const short = text.length > 22 ? "\u2026" + text.slice(-21) : text;
-      context.fillStyle = ink; context.fillRect(x, 6, 12, 4);
-      context.fillStyle = color("--ink"); context.fillText(short, x + 16, 12);
-      x += 26 + context.measureText(short).width;
-    }
+  function showFluxes() {
+    const { rows, truth } = state.chosen;
+    const drawn = field.catalogues.map((side, k) => ({
+      k, name: nameOf(k),
+      bands: Object.fromEntries(field.bands.map((band) => [band, rows[k] < 0 ? null : fluxOf(side, rows[k], band)])
+        .filter(([, found]) => found)),
+    })).filter(({ bands }) => Object.keys(bands).length);
+    if (!drawn.length) return;
+    const truths = Object.fromEntries(field.bands.map((band) => [band, trueFlux(truth, band)]));
+    charts.fluxes(diagram("sed", "Fluxes of " + field.bands.join(", ")), field.bands, drawn, truths);
+  }
+  function showShear() {
+    const { rows, truth } = state.chosen;
+    const pair = (table, i, names) => names.map((name) => value(table, i, name));
+    const drawn = field.catalogues.map((side, k) => ({
+      k, g: pair(side, rows[k], ["g1", "g2"]), err: pair(side, rows[k], ["g1_err", "g2_err"]),
+    })).filter(({ g }) => g[0] !== null && g[1] !== null);
+    if (!drawn.length) return;
+    const known = pair(field.truth, truth, ["g1", "g2"]);
+    const words = drawn.map(({ g, err, k }) => nameOf(k) + ": g1 " + g[0] + (err[0] === null ? "" : " \u00b1 " + err[0]) +
+      ", g2 " + g[1] + (err[1] === null ? "" : " \u00b1 " + err[1]));
+    if (known[0] !== null) words.push("true (cross): g1 " + known[0] + ", g2 " + known[1]);
+    const line = element("div", null, card, { className: "shears" });
+    const target = diagram("shear", "Shear. " + words.join("; "));
+    line.append(target);
+    const told = element("div", null, line, { className: "quiet" });
+    for (const text of ["Shear, 1 and 2 sigma", ...words]) element("div", text, told);
+    charts.shear(target, drawn, known[0] === null ? null : known);
   }
 
   // -------------------------------------------------------------------------------------------------------- cutouts
@@ -479,4 +426,4 @@
   whole();
   new ResizeObserver(() => moveTo(state.x, state.y, state.scale)).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showCard);
-})();
+}

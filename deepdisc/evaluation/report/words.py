@@ -6,24 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from deepdisc.evaluation.printed import NOT_MEASURED, measured, number
 from deepdisc.evaluation.scoring import Scored, Setting
-
-NOT_MEASURED = "not measurable"
-
-
-def measured(value: float | None, err: float | None = None) -> str:
-    """`0.0312 ± 0.0011`: as many digits as the error justifies."""
-    if value is None or not np.isfinite(value):
-        return NOT_MEASURED
-    if err is None or not np.isfinite(err) or err <= 0:
-        return f"{value:.4g}"
-    digits = int(np.clip(1 - np.floor(np.log10(err)), 0, 8))
-    return f"{value:.{digits}f} ± {err:.{digits}f}"
-
-
-def number(values: dict, name: str) -> str:
-    """A figure of the metrics with its error."""
-    return measured(values[name], values.get(f"{name}_err"))
 
 
 def percent(values: dict, name: str) -> str:
@@ -76,6 +60,45 @@ def summary(scored: Scored, setting: Setting, sources: str) -> list[str]:
     ]
     texts += [_measured_quantities(metrics), _exclusions(metrics)]
     return [text for text in texts if text]
+
+
+def compared(comparison: dict) -> str:
+    """Two catalogues in one sentence each: who finds more at equal purity, whose redshifts scatter less."""
+    rows, (a, b) = {row["quantity"]: row for row in comparison["table"]}, comparison["names"]
+    texts = []
+    found, pure = rows["completeness at equal purity"], rows["purity at the cut"]
+    if found["difference"] is not None and np.isfinite(found["difference"]["value"]):
+        even = comparison["detection"]["equal_purity"]["equal"]
+        how = f"At a purity of {_share(pure['a'])}" if even else "Uncut, at different purities"
+        texts.append(
+            f"{how} {a} finds {_share(found['a'])} of the true objects and {b} {_share(found['b'])}: "
+            f"{_verdict(found['difference'], 100, ' %')}."
+        )
+    scatter = rows.get("redshift sigma_NMAD")
+    if scatter is not None and np.isfinite(scatter["a"]["value"]):
+        texts.append(
+            f"Redshifts of the same {scatter['a']['n']:,} objects scatter by {measured(*_pair(scatter['a']))} and "
+            f"{measured(*_pair(scatter['b']))}: {_verdict(scatter['difference'])}."
+        )
+    return " ".join(texts)
+
+
+def _pair(item: dict) -> tuple[float, float]:
+    return item["value"], item["err"]
+
+
+def _share(item: dict) -> str:
+    return percent({"x": item["value"], "x_err": item["err"]}, "x")
+
+
+def _verdict(difference: dict, scale: float = 1.0, unit: str = "") -> str:
+    """A difference or ratio with its 95 % interval, and whether it is one."""
+    value, low, high = (scale * difference[key] for key in ("value", "low", "high"))
+    if difference["kind"] == "ratio":
+        told = f"a ratio of {value:.3f} [{low:.3f}, {high:.3f}]"
+    else:
+        told = f"a difference of {value:+.1f} [{low:+.1f}, {high:+.1f}]{unit}"
+    return told + (" (95 % interval)" if difference["significant"] else " (95 % interval; no significant one)")
 
 
 def _detections(d: dict, setting: Setting) -> str:
