@@ -37,6 +37,21 @@ def refuse_to_overwrite(paths: Iterable[str | os.PathLike]) -> None:
             raise InputError(f"{path} exists already and is not overwritten; choose another --output")
 
 
+def refuse_unwritable(folder: str | os.PathLike) -> None:
+    """Check, before work begins, that a folder can be written into; it need not exist yet.
+
+    Raises:
+        InputError: what stands in its place is no folder, or not ours to write to.
+    """
+    there = Path(folder).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"cannot write into {folder}: {there} is no folder; choose another output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write into {folder}: {there} is not writable; choose another output")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """As `atomic_path` for a folder, which is yielded empty; `path` must not exist.

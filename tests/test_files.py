@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from deepdisc.errors import InputError, first_line
-from deepdisc.files import atomic_path, read_yaml, refuse_to_overwrite, sha256, write_json, write_text
+from deepdisc.files import (
+    atomic_path,
+    read_yaml,
+    refuse_to_overwrite,
+    refuse_unwritable,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def test_the_file_appears_only_when_complete(tmp_path):
@@ -78,6 +86,18 @@ def test_nothing_that_exists_is_overwritten(tmp_path):
     refuse_to_overwrite([tmp_path / "free"])
     with pytest.raises(InputError, match=r"there exists already .*choose another --output"):
         refuse_to_overwrite([tmp_path / "free", tmp_path / "there"])
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused(tmp_path, monkeypatch):
+    refuse_unwritable(tmp_path)
+    refuse_unwritable(tmp_path / "new" / "newer")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into .*sub: .*file is no folder; choose another output"):
+        refuse_unwritable(tmp_path / "file" / "sub")
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs this may be allowed everything
+    with pytest.raises(InputError, match="is not writable; choose another output"):
+        refuse_unwritable(tmp_path / "new")
 
 
 def test_the_first_line_of_an_error_without_a_message_is_its_type():

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from deepdisc.catalog import FLAGS
 from deepdisc.config import instantiate
 from deepdisc.errors import InputError, require_extra
-from deepdisc.files import refuse_to_overwrite
+from deepdisc.files import refuse_to_overwrite, refuse_unwritable
 from deepdisc.photometry import njy_per_count
 from deepdisc.simulate import writing
 from deepdisc.simulate.conditions import Conditions, draw_conditions
@@ -88,6 +88,7 @@ def simulate(
     output = Path(output)
     folders = [output] if sky.fields == 1 else [output / f"field_{number:03d}" for number in range(sky.fields)]
     names = writing.file_names(sky, [band.name for band in instrument.bands])
+    refuse_unwritable(output)
     own = ["recipe.yaml", *(["report.html", "report.json"] if report else [])]
     refuse_to_overwrite([*(output / name for name in own), *(folder / name for folder in folders for name in names)])
     if report and compare is not None:

@@ -109,6 +109,15 @@ def test_a_field_is_never_overwritten(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
+def test_an_output_that_cannot_be_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepdisc.simulate.fields.simulate_field", None)
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "sky"):
+        with pytest.raises(InputError, match="cannot write into .*file is no folder; choose another output"):
+            simulate(Sky(**SMALL), output)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_fields_do_not_share_sky(tmp_path):
     simulate(Sky(fields=3, galaxy_density=(0, 0), star_density=(0, 0), **SMALL), tmp_path, seed=1)
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
