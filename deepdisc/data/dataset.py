@@ -17,21 +17,18 @@ import fitsio
 import numpy as np
 import pandas as pd
 import torch
-from astropy.io import fits
-from astropy.wcs import WCS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepdisc import catalog
 from deepdisc.bands import label_columns
-from deepdisc.data.band import celestial_wcs
+from deepdisc.data.labels import check_ranges, listed, turned_to_pixels, values
 from deepdisc.data.splits import tile_edges
 from deepdisc.data.tile_writer import SCHEMA_VERSION
 from deepdisc.data.transforms import Sample, add_noise, crop, mirror, quarter_turns
 from deepdisc.data.truth import to_instances
 from deepdisc.errors import InputError, first_line, nearest
 from deepdisc.files import read_yaml
-from deepdisc.sky import PixelGrid
 from deepdisc.structures import Instances
 
 # Columns of the truth that decide which objects are labelled.
@@ -93,13 +90,6 @@ def read_tile(path: str | Path, planes: Sequence[int]) -> TilePixels:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
     return TilePixels(image, variance, mask.astype(bool), segmentation, ebv, psf[:, :, planes])
-
-
-def _read_wcs(path: Path) -> WCS | None:
-    try:
-        return celestial_wcs(fits.getheader(path, "IMAGE"))
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read: {first_line(error)}; prepare it anew") from error
 
 
 @dataclass(frozen=True)
@@ -176,8 +166,12 @@ class TileDataset(Dataset):
         self.crop_size = crop_size
         self.tiles = self._read_tiles()
         self._truth = self._read_truth()
-        self._check_ranges(ranges or {})
-        self._spin2 = [self._turned(index) for index in range(len(self.tiles))]
+        by_tile = dict(zip(self.tiles.tile, self._truth, strict=True))
+        check_ranges(ranges or {}, self.labels | self.spin2, by_tile, self.root)
+        scale, files = self.description["pixel_scale_arcsec"], [self.root / file for file in self.tiles.file]
+        self._spin2 = [
+            turned_to_pixels(truth, self.spin2, file, scale) for truth, file in zip(self._truth, files, strict=True)
+        ]
         self._windows = None if augment else self._cover()
         self._cache = [self._read(i) for i in range(len(self.tiles))] if cache else None
 
@@ -197,16 +191,16 @@ class TileDataset(Dataset):
         """
         index, draw = (key, 0) if isinstance(key, int | np.integer) else key
         label_snr = None
-        if self._windows is not None:
-            tile, window = self._windows[index]
-            sample = crop(self._tile(tile, window), *window)
+        tile, window = (index, None) if self._windows is None else self._windows[index]
+        pixels = self._read(tile) if self._cache is None else self._cache[tile]
+        if window is not None:
+            sample = crop(self._tile(tile, pixels, window), *window)
         else:
-            tile = index
             rng = np.random.default_rng([self.seed, draw, tile])
-            window = self._random_window((int(self.tiles.height.iloc[tile]), int(self.tiles.width.iloc[tile])), rng)
-            sample, label_snr = self._augmented(crop(self._tile(tile, window), *window), rng)
+            window = self._random_window(pixels.segmentation.shape, rng)
+            sample, label_snr = self._augmented(crop(self._tile(tile, pixels, window), *window), rng)
         instances = to_instances(sample, self.min_visible, label_snr)
-        ebv = float(self._at_middle(self._pixels(tile).ebv, tile, window))
+        ebv = float(_at_middle(pixels.ebv, pixels.segmentation.shape, window))
         return _as_input(sample, ebv, instances, int(self.tiles.tile.iloc[tile]), window)
 
     def _augmented(self, sample: Sample, rng: np.random.Generator) -> tuple[Sample, float | None]:
@@ -243,7 +237,7 @@ class TileDataset(Dataset):
     def _read_truth(self) -> list[dict[str, np.ndarray]]:
         """Per tile the columns that are needed, as arrays."""
         truth = _read_table(self.root / "truth.parquet")
-        wanted = {name for names in (*self.labels.values(), *self.spin2.values()) for name in _listed(names)}
+        wanted = {name for names in (*self.labels.values(), *self.spin2.values()) for name in listed(names)}
         needed = {*wanted, "id", *catalog.BOX_COLUMNS, *_NEEDED, *(catalog.POSITION_COLUMNS if self.spin2 else ())}
         for name in sorted(needed):
             if name not in truth:
@@ -257,62 +251,21 @@ class TileDataset(Dataset):
         empty = truth[:0]
         return [{name: by_tile.get(tile, empty)[name].to_numpy() for name in columns} for tile in self.tiles.tile]
 
-    def _turned(self, index: int) -> dict[str, np.ndarray]:
-        """The spin-2 labels of a tile's objects, (N, 2) each, along the pixel axes."""
-        if not self.spin2:
-            return {}
-        truth, wcs = self._truth[index], _read_wcs(self.root / self.tiles.file.iloc[index])
-        grid = PixelGrid((0, 0), self.description["pixel_scale_arcsec"], wcs)
-        x, y = (truth[name] for name in catalog.POSITION_COLUMNS)
-        turned = {
-            label: grid.shear_to_pixel(x, y, *(truth[name] for name in pair)) for label, pair in self.spin2.items()
-        }
-        return {label: np.stack(components, axis=1) for label, components in turned.items()}
-
-    def _check_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> None:
-        for label, (low, high) in ranges.items():
-            names = self.labels.get(label, self.spin2.get(label))
-            if names is None:
-                known = ", ".join((*self.labels, *self.spin2))
-                raise InputError(f"ranges: {label!r} is no label; the labels are {known or 'none'}")
-            if not low < high:
-                raise InputError(f"ranges: {label} is ({low}, {high}); give its lowest and highest value")
-            for tile, truth in zip(self.tiles.tile, self._truth, strict=True):
-                for name in _listed(names):
-                    outside = np.isfinite(truth[name]) & ~((truth[name] >= low) & (truth[name] <= high))
-                    if outside.any():
-                        first = int(outside.argmax())
-                        raise InputError(
-                            f"data set {self.root}: {name} of object {truth['id'][first]} in tile {tile} is "
-                            f"{truth[name][first]:g}, outside of the range {low:g} to {high:g} of label {label!r}; "
-                            "correct the truth, or the range"
-                        )
-
     def _read(self, index: int) -> TilePixels:
         return read_tile(self.root / self.tiles.file.iloc[index], self._band_index)
 
-    def _pixels(self, index: int) -> TilePixels:
-        return self._read(index) if self._cache is None else self._cache[index]
-
-    def _tile(self, index: int, window: tuple[int, int, int, int]) -> Sample:
+    def _tile(self, index: int, pixels: TilePixels, window: tuple[int, int, int, int]) -> Sample:
         """The whole tile, with the PSF in the middle of a window of it."""
-        pixels, truth = self._pixels(index), self._truth[index]
+        truth = self._truth[index]
         return Sample(
             *(pixels.image, pixels.variance, pixels.mask, pixels.segmentation),
             ids=truth["id"],
             boxes=np.stack([truth[name] for name in catalog.BOX_COLUMNS], axis=1).astype(np.float32),
             labels={name: truth[name] for name in (*_NEEDED, *_HELPFUL) if name in truth}
-            | {label: _values(truth, names) for label, names in self.labels.items()},
+            | {label: values(truth, names) for label, names in self.labels.items()},
             spin2=self._spin2[index],
-            psf=self._at_middle(pixels.psf, index, window),
+            psf=_at_middle(pixels.psf, pixels.segmentation.shape, window),
         )
-
-    def _at_middle(self, cells: np.ndarray, index: int, window: tuple[int, int, int, int]) -> np.ndarray:
-        """Of even cells (rows, columns, ...) that cover a tile, the one that holds the middle of a window."""
-        y = (window[0] + window[2]) / 2 / self.tiles.height.iloc[index]
-        x = (window[1] + window[3]) / 2 / self.tiles.width.iloc[index]
-        rows, columns = cells.shape[:2]
-        return cells[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)]
 
 
 class SampledDataset(Dataset):
@@ -367,13 +320,11 @@ def _as_input(sample: Sample, ebv: float, instances: Instances, tile: int, windo
     }
 
 
-def _listed(columns: str | Sequence[str]) -> list[str]:
-    return [columns] if isinstance(columns, str) else list(columns)
-
-
-def _values(truth: Mapping[str, np.ndarray], columns: str | Sequence[str]) -> np.ndarray:
-    """(N,) values of a column, (N, k) of several."""
-    return truth[columns] if isinstance(columns, str) else np.stack([truth[name] for name in columns], axis=1)
+def _at_middle(cells: np.ndarray, shape: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
+    """Of even cells (rows, columns, ...) that cover a tile of this shape, the one that holds the middle of a window."""
+    rows, columns = cells.shape[:2]
+    y, x = (window[0] + window[2]) / 2 / shape[0], (window[1] + window[3]) / 2 / shape[1]
+    return cells[min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)]
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
+from deepdisc.data import dataset as dataset_module
 from deepdisc.data.dataset import (
     InfiniteSampler,
     NoiseAugmentation,
     TileDataset,
     TrainLoader,
     eval_loader,
+    read_tile,
     train_loader,
 )
 from deepdisc.errors import InputError
@@ -78,6 +80,13 @@ def test_the_cache_changes_nothing(dataset):
     before = cached[(0, 1)]["image"].clone()
     assert all(equal(plain[(i % 4, i)], cached[(i % 4, i)]) for i in range(8))
     assert torch.equal(cached[(0, 1)]["image"], before), "samples must not share memory with the cache"
+
+
+def test_a_sample_reads_its_tile_once(dataset, monkeypatch):
+    data, read = TileDataset(dataset, "train", crop_size=64, augment=True), []
+    monkeypatch.setattr(dataset_module, "read_tile", lambda *args: read.append(args) or read_tile(*args))
+    data[(0, 3)]
+    assert len(read) == 1
 
 
 def test_evaluation_windows_cover_each_tile_once(dataset):
