@@ -98,6 +98,25 @@ class ShearHead(Head):
         self.calibration = ShearCalibration()
 
     # ------------------------------------------------------------------------------------------------------- measuring
+    def _checked(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The features with a PSF, unknown where there was none.
+
+        Raises:
+            InputError: the detector gives no measured pixels, or those of another number of bands.
+        """
+        if "flux" not in features:
+            raise InputError(
+                "the shear head reads the measured pixels and their variance, which a detector without a stretch does "
+                "not keep: set model.stretch, for example to NoiseStretch"
+            )
+        images, bands = features["flux"].shape[:2]
+        if bands != self.network.num_bands:
+            raise InputError(
+                f"the shear head has num_bands={self.network.num_bands}, the images {bands} bands: set the one "
+                "num_bands (or bands) at the top of the config"
+            )
+        return {"psf": features["flux"].new_zeros(images, bands, 3, 3), **features}
+
     def measure(self, windows: Windows, psf: Tensor) -> tuple[Tensor, Tensor]:
         """Statistic (R, 2) and what scales it (R, 4): log R, log L11, log L22, L21 / L22, L the Cholesky factor of S.
 
@@ -110,6 +129,7 @@ class ShearHead(Head):
 
     def shear(self, features: dict[str, Tensor], instances: list[Instances], box_field: str) -> MultivariateMixture:
         """Gaussians (R,) of the shear, averaged over the eight symmetries of the picture: exactly of spin 2."""
+        features = self._checked(features)
         measured = [
             self._symmetric(views, features["psf"])
             for views in symmetric_windows(features, instances, box_field, self.network.window)
@@ -155,7 +175,7 @@ class ShearHead(Head):
         Each is the mean over the foreground proposals (over the images for the gradient) that have the label; exactly
         0 without any.
         """
-        chosen = self._learned_from(instances)
+        features, chosen = self._checked(features), self._learned_from(instances)
         windows = cut_windows(features, chosen, "proposal_boxes", self.network.window)
         statistic, scales = self._any_view(windows, features["psf"][windows.image])
         label, has_label = _labels(chosen, self.target, statistic)

@@ -296,6 +296,22 @@ def test_damaged_input_gives_finite_losses_and_predictions(psf, damage):
         assert torch.equal(predicted(head, features, BOXES, (HEIGHT, WIDTH)).component_mean, found.component_mean)
 
 
+def test_pictures_without_a_psf_are_those_with_an_unknown_one():
+    head, features = make_head(), make_features()
+    features["psf"].zero_()
+    unknown = predicted(head, features, BOXES, (HEIGHT, WIDTH))
+    del features["psf"]
+    assert torch.equal(predicted(head, features, BOXES, (HEIGHT, WIDTH)).component_mean, unknown.component_mean)
+
+
+def test_a_detector_without_pixels_or_with_other_bands_is_refused():
+    head, features = make_head(), make_features()
+    with pytest.raises(InputError, match="the shear head has num_bands=3, the images 2 bands"):
+        head.losses({name: value[:, :2] for name, value in features.items()}, [labelled()])
+    with pytest.raises(InputError, match="set model.stretch"):
+        head.predict({"image": features["flux"]}, [objects(BOXES, "pred_boxes")])
+
+
 def test_autocast_to_bfloat16_changes_nothing():
     head, features = make_head(), make_features()
     before = predicted(head, features, BOXES, (HEIGHT, WIDTH))
