@@ -32,7 +32,8 @@ def test_the_shipped_model_finds_the_same_redshifts_in_bands_of_another_order():
     order = [list(cfg.bands).index(band) for band in wanted.bands]
     moved, report = adapt_model("ugriz_r18", wanted)
     assert [text.split(" ")[0] for text in report.adapted] == [STEM, COLORS]
-    assert len(report.matched) + 2 == len(model.state_dict())
+    # what `deepdisc calibrate` fits is not taken over
+    assert len(report.matched) + 2 == sum(".calibration." not in name for name in model.state_dict())
     assert not any("photometry" in note for note in report.notes)
     torch.manual_seed(0)
     image = torch.randn(5, 64, 64)
