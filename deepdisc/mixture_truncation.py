@@ -16,7 +16,8 @@ from torch.special import erfc, erfcx, ndtri
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_2 = math.sqrt(2)
-_FAR = 200.0  # from here on the first terms of the asymptotic series are exact in float64
+# From here on the first terms of the asymptotic series are exact in float64, or as good as the difference they replace.
+_FAR, _FAR_MOMENTS = 200.0, 25.0
 
 
 def ndtr(x: Tensor) -> Tensor:
@@ -26,8 +27,9 @@ def ndtr(x: Tensor) -> Tensor:
 
 def log_mass(a: Tensor) -> Tensor:
     """`log Phi(a)` without its exponent `-min(a, 0)^2 / 2`; derivatives are exact too, for any a."""
-    above = torch.log1p(-ndtr(-a.clamp(min=0)))
-    depth = -a.clamp(max=0)
+    # Not clamp(): it has no gradient at 0, where a network may well begin.
+    above = torch.log1p(-ndtr(-torch.where(a >= 0, a, 0.0)))
+    depth = torch.where(a < 0, -a, 0.0)
     below = (0.5 * erfcx(depth.clamp(max=_FAR) / _SQRT_2)).log()
     inverse = depth.clamp(min=_FAR).reciprocal()
     square = inverse.square()
@@ -64,11 +66,12 @@ def moments(a: Tensor) -> tuple[Tensor, Tensor]:
     mean = a + hazard
     variance = 1 - hazard * mean
     # Both are differences of large numbers where the mean lies far below: there by their series in 1 / a.
-    inverse = (-a).clamp(min=_FAR).reciprocal()
-    square = inverse.square()
-    far_mean = inverse * (1 - square * (2 - square * (10 - 74 * square)))
-    far_variance = square * (1 - square * (6 - square * 50))
-    return torch.where(a > -_FAR, mean, far_mean), torch.where(a > -_FAR, variance, far_variance)
+    inverse = (-a).clamp(min=_FAR_MOMENTS).reciprocal()
+    s = inverse.square()
+    far_mean = inverse * (1 - s * (2 - s * (10 - s * (74 - s * (706 - s * 8162)))))
+    far_variance = s * (1 - s * (6 - s * (50 - s * (518 - s * (6354 - s * 89782)))))
+    far = a < -_FAR_MOMENTS
+    return torch.where(far, far_mean, mean), torch.where(far, far_variance, variance)
 
 
 def quantile_bracket(log_below: Tensor, log_above: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
