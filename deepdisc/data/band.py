@@ -7,9 +7,8 @@ import re
 import threading
 import warnings
 from collections import ChainMap
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -48,6 +47,22 @@ class Sky:
     variance_factor: float
 
 
+class BandPixels(NamedTuple):
+    """A rectangle of a band, (h, w) each.
+
+    Attributes:
+        image: float32, nJy.
+        variance: float32, nJy^2; None where there is no map, before the noise is estimated.
+        bad: bool.
+        saturated: bool; nowhere True unless the level is known.
+    """
+
+    image: np.ndarray
+    variance: np.ndarray | None
+    bad: np.ndarray
+    saturated: np.ndarray
+
+
 class FileShelf:
     """The FITS files of a mosaic, each opened (and unpacked) once however many bands it holds."""
 
@@ -81,6 +96,7 @@ class Band:
         grid: its pixel grid.
         zero_point: AB magnitude of one image unit.
         noise_from: "variance", "rms" or "weight" map, or "estimated".
+        saturate: level of saturation in image units, or None.
         psf: its point-spread function.
 
     Raises:
@@ -105,6 +121,7 @@ class Band:
                 f"{low} to {high}: correct --zero-point, `zero_point:` in mosaic.yaml, or the header"
             )
         self.noise_from = source.noise_kind or "estimated"
+        self.saturate = source.saturate if source.saturate is not None else self._stated_saturation(header)
         self._noise = source.noise
         if isinstance(source.noise, str):
             self._noise = self._plane(shelf, source.noise, source.plane, f"{source.noise_kind} map of {self.label}")
@@ -152,6 +169,11 @@ class Band:
             raise InputError(f"{name}: {source.unit!r} is no flux unit; give for example nJy, uJy, nanomaggy or MJy/sr")
         return zero_point
 
+    def _stated_saturation(self, header: Any) -> float | None:
+        value = ChainMap(header, self._image.file.primary_header()).get("SATURATE")
+        is_level = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+        return float(value) if is_level else None
+
     def _find_no_data(self) -> float | None:
         value = self.source.no_data
         if value == "none":
@@ -180,12 +202,12 @@ class Band:
         """Look in the middle first; only a band without any pixel there is searched as a whole."""
         height, width = self._image.shape
         y, x = max(0, height // 2 - 16), max(0, width // 2 - 16)
-        if not self._native(y, x, min(height, y + 32), min(width, x + 32))[2].all():
+        if not self._native(y, x, min(height, y + 32), min(width, x + 32)).bad.all():
             return
         for top in range(0, height, _STRIP_ROWS):
             for left in range(0, width, 4096):
                 box = top, left, min(height, top + _STRIP_ROWS), min(width, left + 4096)
-                if not self._native(*box)[2].all():
+                if not self._native(*box).bad.all():
                     return
         raise InputError(
             f"{self.label}: {self._image.file.path} has no valid pixel: all are NaN, masked, without weight or equal "
@@ -193,8 +215,8 @@ class Band:
         )
 
     # ---------------------------------------------------------------------------------------------- reading
-    def _native(self, y0: int, x0: int, y1: int, x1: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Image in nJy, the map's variance in nJy^2 (None without a map) and bad pixels, before sky and scaling."""
+    def _native(self, y0: int, x0: int, y1: int, x1: int) -> BandPixels:
+        """A rectangle before sky and scaling."""
         factor = photometry.njy_per_count(self.zero_point)
         with np.errstate(over="ignore", invalid="ignore"):
             raw = self._image.read(y0, x0, y1, x1)
@@ -208,7 +230,8 @@ class Band:
         if self._mask is not None:
             bits = self._mask.read_bits(y0, x0, y1, x1)
             bad |= (bits if self._mask_bits is None else bits & self._mask_bits) != 0
-        return image, variance, bad
+        saturated = np.zeros(bad.shape, bool) if self.saturate is None else raw >= self.saturate
+        return BandPixels(image, variance, bad, saturated)
 
     def _map_variance(self, y0: int, x0: int, y1: int, x1: int, factor: float) -> np.ndarray | None:
         if self._noise is None:
@@ -246,20 +269,19 @@ class Band:
             factor = 1.0 / float(scale)
         if self._noise is not None and self._background == "none":
             return Sky(None, factor)
-        read: Callable = lambda *box: self._native(*box)[::2]  # noqa: E731
-        return Sky(estimate_mesh(read, self._image.shape, self.label), factor)
+        return Sky(estimate_mesh(self._image_and_bad, self._image.shape, self.label), factor)
+
+    def _image_and_bad(self, *box: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels = self._native(*box)
+        return pixels.image, pixels.bad
 
     def _significance(self, *box: int) -> tuple[np.ndarray, np.ndarray]:
-        image, variance, bad = self._native(*box)
+        image, variance, bad, _ = self._native(*box)
         return image / np.sqrt(np.where(bad, 1.0, variance)), bad
 
-    def read(self, y0: int, x0: int, y1: int, x1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels of a rectangle inside the image.
-
-        Returns:
-            image float32 in nJy (0 where bad), variance float32 in nJy^2 (1 where bad), bad bool; (y1 - y0, x1 - x0).
-        """
-        image, variance, bad = self._native(y0, x0, y1, x1)
+    def read(self, y0: int, x0: int, y1: int, x1: int) -> BandPixels:
+        """Pixels of a rectangle inside the image: image 0 and variance 1 where bad."""
+        image, variance, bad, saturated = self._native(y0, x0, y1, x1)
         sky = self.sky
         if self._background == "subtract":
             image = image - sky.mesh.level_at(y0, x0, y1, x1)
@@ -269,7 +291,7 @@ class Band:
             variance = variance * np.float32(sky.variance_factor)
         image[bad] = 0.0
         variance[bad] = 1.0
-        return image, variance, bad
+        return BandPixels(image, variance, bad, saturated)
 
     def describe(self) -> dict[str, Any]:
         """What a run should record about this band."""
@@ -281,6 +303,7 @@ class Band:
             "noise_kind": self.noise_from,
             "mask": source.mask,
             "weight_scale": source.weight_scale,
+            "saturate": self.saturate,
             "psf": self.psf.describe(self.grid.pixel_scale_arcsec),
             "psf_fwhm_arcsec": source.psf_fwhm_arcsec,
         }

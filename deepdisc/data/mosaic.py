@@ -33,11 +33,13 @@ class Cutout:
         image: (C, h, w) float32 in nJy per pixel, 0 where masked.
         variance: (C, h, w) float32 in nJy^2, positive and finite everywhere (1 where masked).
         mask: (C, h, w) bool, True where the pixel is bad or has no data.
+        saturated: (C, h, w) bool, masked or not; nowhere True in bands whose level of saturation is not known.
     """
 
     image: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
+    saturated: np.ndarray
 
 
 class Mosaic:
@@ -189,15 +191,20 @@ class Mosaic:
         """
         assert y1 > y0 and x1 > x0, "an empty rectangle"
         size = len(self._bands), y1 - y0, x1 - x0
-        image, variance, mask = np.zeros(size, np.float32), np.ones(size, np.float32), np.ones(size, bool)
+        cutout = Cutout(
+            image=np.zeros(size, np.float32),
+            variance=np.ones(size, np.float32),
+            mask=np.ones(size, bool),
+            saturated=np.zeros(size, bool),
+        )
         top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, self.shape[0]), min(x1, self.shape[1])
         if top < bottom and left < right:
             inside = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
             for channel, band in enumerate(self._bands.values()):
-                image[channel][inside], variance[channel][inside], mask[channel][inside] = band.read(
-                    top, left, bottom, right
-                )
-        return Cutout(image, variance, mask)
+                pixels = band.read(top, left, bottom, right)
+                cutout.image[channel][inside], cutout.variance[channel][inside] = pixels.image, pixels.variance
+                cutout.mask[channel][inside], cutout.saturated[channel][inside] = pixels.bad, pixels.saturated
+        return cutout
 
     def ebv_at(self, y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
         """E(B-V) of a rectangle, float32: shape () or even cells (rows, columns) that cover it; 0 when not given."""

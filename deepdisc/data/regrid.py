@@ -170,7 +170,7 @@ def _resampler(library: ModuleType, old: PixelGrid, new: PixelGrid, method: str)
         box = _footprint(old, new, y0, x0, y1, x1)
         if box is None:
             return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-        image, variance, bad = band.read(*box)
+        image, variance, bad, _ = band.read(*box)
         if bad.all():
             return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         # Filled with the nearest good value, so that a spline does not ring around a hole; masked again below.
@@ -196,7 +196,7 @@ def _resampler(library: ModuleType, old: PixelGrid, new: PixelGrid, method: str)
 
 
 def _copy(band: Band, y0: int, x0: int, y1: int, x1: int) -> tuple[np.ndarray, np.ndarray]:
-    image, variance, bad = band.read(y0, x0, y1, x1)
+    image, variance, bad, _ = band.read(y0, x0, y1, x1)
     image[bad] = variance[bad] = np.nan
     return image, variance
 

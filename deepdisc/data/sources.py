@@ -37,6 +37,7 @@ class BandSource:
         mask_bits: only these bits (0-based) of the mask are bad; None: any.
         zero_point: AB magnitude of one image unit; None: see `unit`, else the header.
         unit: flux unit of the image, such as nJy.
+        saturate: image units from which on a pixel is saturated; None: SATURATE of the header, where there is one.
         no_data: pixels of this value hold no data; None: 0 for floating-point images without a noise map.
         weight_scale: factor on the inverse variance, "auto" to measure it from the sky, None for 1.
         psf: file of the point-spread function, see `deepdisc.data.psf`.
@@ -52,6 +53,7 @@ class BandSource:
     mask_bits: tuple[int, ...] | None = None
     zero_point: float | None = None
     unit: str | None = None
+    saturate: float | None = None
     no_data: float | str | None = None
     weight_scale: float | str | None = None
     psf: str | None = None
@@ -84,8 +86,8 @@ class MosaicSource:
 
 
 _BAND_KEYS = (
-    "image", "plane", *NOISE_KINDS, "mask", "mask_bits", "zero_point", "unit", "no_data", "weight_scale", "psf",
-    "psf_fwhm_arcsec",
+    "image", "plane", *NOISE_KINDS, "mask", "mask_bits", "zero_point", "unit", "saturate", "no_data",
+    "weight_scale", "psf", "psf_fwhm_arcsec",
 )  # fmt: skip
 _MOSAIC_KEYS = ("name", "pixel_scale_arcsec", "ebv", "background", "weight_scale", "metadata", "bands")
 
@@ -212,6 +214,7 @@ def _band(name: str, value: Any, default_scale: Any, folder: str, label: str) ->
         mask_bits=_mask_bits(value.get("mask_bits"), label),
         zero_point=_optional_number(value, "zero_point", label),
         unit=value.get("unit"),
+        saturate=_optional_number(value, "saturate", label, positive=True),
         no_data=_no_data(value, label),
         weight_scale=check_weight_scale(value.get("weight_scale", default_scale), label),
         psf=_located(value["psf"], folder) if value.get("psf") else None,

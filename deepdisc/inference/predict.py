@@ -105,8 +105,8 @@ def predict(
 
     Args:
         mosaic: the pixels.
-        model: takes a list of {"image", "variance", "mask" (C, h, w), "ebv", "psf" (C, P, P)} on `device` and returns a
-            list of {"instances"}, in the pixels of the tile.
+        model: takes a list of {"image", "variance", "mask", "saturated" (C, h, w), "ebv", "psf" (C, P, P)} on `device`
+            and returns a list of {"instances"}, in the pixels of the tile.
         output: folder.
         bands: the model's bands, in its order.
         class_names: names of the model's classes.
@@ -271,7 +271,7 @@ def load_tile(mosaic: Mosaic, tile: Tile) -> LoadedTile:
         return LoadedTile(tile, None)
     pixels = {"image": torch.as_tensor(cutout.image), "variance": torch.as_tensor(cutout.variance), "mask": mask}
     around = {"ebv": torch.as_tensor(ebv, dtype=torch.float32), "psf": torch.as_tensor(psf)}
-    return LoadedTile(tile, pixels | around)
+    return LoadedTile(tile, pixels | around | {"saturated": torch.as_tensor(cutout.saturated)})
 
 
 def _blank(num_bands: int, tile: Tile) -> Pixels:
@@ -279,7 +279,7 @@ def _blank(num_bands: int, tile: Tile) -> Pixels:
     shape = (num_bands, tile.y1 - tile.y0, tile.x1 - tile.x0)
     mask = torch.ones(shape, dtype=torch.bool)
     around = {"ebv": torch.tensor(0.0), "psf": torch.as_tensor(unknown_psf(num_bands))}
-    return {"image": torch.zeros(shape), "variance": torch.ones(shape), "mask": mask} | around
+    return {"image": torch.zeros(shape), "variance": torch.ones(shape), "mask": mask, "saturated": ~mask} | around
 
 
 def _groups(loaded: Iterable[LoadedTile], batch: int) -> Iterator[list[LoadedTile]]:

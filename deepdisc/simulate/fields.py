@@ -275,9 +275,17 @@ def _observe_bands(field: Drawn, folder: Path, scene: Scene) -> tuple[PixelFlags
             "PSFFWHM": (round(float(stated), 5), "[arcsec] PSF without the pixel"),
             "DEPTH5": (round(float(depth), 5), "[mag] 5 sigma, point source, AB"),
             "GAIN": (round(float(gain), 7), "electrons per nJy"),
+            **_saturation(field, index),
         }
         writing.write_image(folder / f"{band.name}.fits", conditions.grid, observed, cards, "nJy")
     return flags, widths, psfs
+
+
+def _saturation(field: Drawn, band: int) -> dict[str, tuple[float, str]]:
+    """What a header says of full pixels; nothing where they never are, or at another level in each exposure."""
+    if field.sky.effects is None or not field.sky.effects.saturation or field.sky.exposures is not None:
+        return {}
+    return {"SATURATE": (float(np.float32(camera_of(field.conditions, band).full_njy)), "[nJy] of a full pixel")}
 
 
 def observe_band(field: Drawn, band: int, light: np.ndarray) -> Observed:

@@ -23,6 +23,7 @@ class Pixels:
     image: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
+    saturated: np.ndarray
 
 
 class MemoryMosaic:
@@ -71,7 +72,7 @@ class MemoryMosaic:
         mask = self.mask[picked] | outside_y[:, None] | outside_x
         variance = np.full(mask.shape, NOISE**2, np.float32)
         variance[1:] = NO_INFORMATION
-        return Pixels(np.where(mask, 0, self.image[picked]), np.where(mask, 1, variance), mask)
+        return Pixels(np.where(mask, 0, self.image[picked]), np.where(mask, 1, variance), mask, np.zeros_like(mask))
 
 
 @dataclass

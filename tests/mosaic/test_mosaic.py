@@ -305,3 +305,25 @@ def test_reddening_maps_must_cover_the_mosaic(pair, tmp_path, shape):
         Mosaic.open(files, ebv=tmp_path / "ebv.fits")
     with pytest.raises(InputError, match="ebv is -0.1"):
         Mosaic.open(files, ebv=-0.1)
+
+
+def test_saturated_pixels_are_told_masked_or_not(tmp_path, rng):
+    pixels = rng.normal(0, 1, (40, 50)).astype(np.float32)
+    pixels[10, 10:13], pixels[20, 30], pixels[5, 5] = (99.9, 100.0, 300.0), 200.0, np.nan
+    bad = np.zeros(pixels.shape, np.uint8)
+    bad[20, 30] = 1
+    fits.writeto(tmp_path / "mask.fits", bad)
+    for band, level in (("g", 100.0), ("r", 1e30), ("i", None)):
+        header = wcs_header(pixels.shape)
+        if level is not None:
+            header["SATURATE"] = level
+        write(tmp_path / f"{band}.fits", pixels, header=header)
+    files = {band: {"image": str(tmp_path / f"{band}.fits"), "variance": 1.0} for band in "gri"}
+    files["g"]["mask"] = str(tmp_path / "mask.fits")
+    files["r"]["saturate"] = 250
+    with Mosaic.open(files) as mosaic:
+        cutout = mosaic.read(-3, 0, 40, 50)
+    found = [np.argwhere(plane).tolist() for plane in cutout.saturated]
+    assert found == [[[13, 11], [13, 12], [23, 30]], [[13, 12]], []], "three rows lie below the mosaic"
+    assert cutout.mask[0, 23, 30] and not cutout.mask[0, 13, 12]
+    assert [mosaic.metadata["bands"][band]["saturate"] for band in "gri"] == [100.0, 250.0, None]

@@ -230,6 +230,12 @@ def test_truth_says_which_objects_are_saturated_masked_or_not_covered(tmp_path, 
         assert 0 < expected.sum() < 0.7 * len(truth), f"the field should have some that are {name}"
     assert (truth[(truth["flags"] & FLAGS["SATURATED"].value) > 0].mag_r == 12).mean() > 0.3
     assert ((truth[truth.mag_r == 12]["flags"] & FLAGS["SATURATED"].value) > 0).mean() > 0.5, "one may lie in a gap"
+    with Mosaic.open(tmp_path / "mosaic.yaml") as mosaic:
+        saturated = mosaic.read(0, 0, *mosaic.shape).saturated
+    no_data = np.stack([one["MASK"] & MASK_BITS["no_data"] > 0 for one in data])
+    expected = np.stack(found["SATURATED"]) & ~no_data
+    assert saturated[expected].mean() > 0.99, "but where a dead column runs through a full pixel"
+    assert not saturated[~expected].any()
 
 
 def test_headers_may_be_wrong_about_the_psf_and_say_so_in_no_other_way(tmp_path):
