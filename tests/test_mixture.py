@@ -43,6 +43,9 @@ def integral(function, parts, lower, *marks):
     high = max(max(m, low) + 12 * s for _, m, s in parts)
     low, high = min([low, *marks]), max([high, *marks])
     marks = {m + k * s for _, m, s in parts for k in (-8, -4, -2, -1, 0, 1, 2, 4, 8)} | {*marks}
+    if lower is not None:  # a component far below the bound leaves an exponential tail, much narrower than sigma
+        tails = [s / max((lower - m) / s, 1) for _, m, s in parts]
+        marks |= {lower + k * scale for scale in tails for k in (0.5, 1, 2, 4, 8, 16, 32)}
     points = sorted({min(max(mark, low), high) for mark in marks} | {low, high})
     pieces = zip(points, points[1:], strict=False)
     return sum(integrate.fixed_quad(lambda x: function(torch.as_tensor(x)).numpy(), a, b, n=40)[0] for a, b in pieces)

@@ -150,7 +150,7 @@ def test_network_outputs_of_any_size_give_finite_densities_under_autocast(sigma_
     loss.sum().backward()
     assert loss.dtype == torch.float32 and bool(loss.isfinite().all()) and bool(raw.grad.isfinite().all())
     assert bool(product.isfinite().all())
-    assert float(mixture.covariance()[0, 0, 0]) == pytest.approx(1 + sigma_min**2, rel=1e-6)
+    assert mixture.covariance()[0, 0, 0].item() == pytest.approx(1 + sigma_min**2, rel=1e-6)
 
 
 def test_gradients_equal_finite_differences(x):
