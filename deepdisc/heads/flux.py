@@ -39,6 +39,7 @@ from deepdisc.mixture import Mixture
 from deepdisc.structures import Instances
 
 RELATIVE_UNIT = 0.05  # share of the flux that a loss takes for its unit, beside the noise
+NOISE_MISFIT = 0.775  # mean of 4 log(1 + z^2 / 4) for normal z
 OUTLIER = 1e-3  # share of labels that may be anywhere; bounds what a wrong one costs
 
 
@@ -77,7 +78,7 @@ class FluxHead(Head):
         pooler: ROIPooler | None = None,
         in_channels: int = 0,
         truncated: bool = False,
-        pixel_weight: float = 0.1,
+        pixel_weight: float = 10.0,
         exclude_flags: tuple[str, ...] = (),
         loss_weight: float = 1.0,
     ):
@@ -93,7 +94,7 @@ class FluxHead(Head):
         self.parameters_of_profiles = BandOutput(num_bands, 8, widths[2], own=ROUGH_NUMBERS)
         self.first = BandInput(num_bands, BAND_NUMBERS, SHARED_NUMBERS + widths[2], hidden)
         self.second = nn.Linear(hidden, hidden)
-        self.corrections = BandOutput(num_bands, 5 * num_components, hidden, own=BAND_NUMBERS)
+        self.corrections = BandOutput(num_bands, 4 + 5 * num_components, hidden, own=BAND_NUMBERS)
         self.calibration = MixtureCalibration(num_bands)
         self._start()
 
@@ -101,9 +102,9 @@ class FluxHead(Head):
         """Begin with components that differ in width, so that bright objects are no outliers."""
         k = self.num_components
         spread = torch.linspace(-1, 1, k)
-        start = torch.stack([-spread, 0 * spread, 0 * spread, 0.2 * spread, -3 + 1.5 * spread])
+        own = torch.stack([-spread, 0 * spread, 0 * spread, 0.2 * spread, 1.5 * spread]).flatten()
         with torch.no_grad():
-            self.corrections.bias.copy_(start.flatten().repeat(self.num_bands)[None])
+            self.corrections.bias.copy_(torch.cat((torch.tensor([0.0, 0, 0, -3]), own)).repeat(self.num_bands)[None])
 
     # -------------------------------------------------------------------------------------------------------- one pass
     def forward(self, features: dict[str, Tensor], instances: list[Instances], box_field: str) -> _Measured:
@@ -113,7 +114,20 @@ class FluxHead(Head):
             features: "flux", "variance", "valid" and, where known, "psf"; see `Head`.
             instances: one per image.
             box_field: "proposal_boxes" or "pred_boxes".
+
+        Raises:
+            InputError: the detector gives no measured pixels, or those of another number of bands.
         """
+        if "flux" not in features:
+            raise InputError(
+                "the flux head reads the measured pixels and their variance, which a detector without a stretch does "
+                "not keep: set model.stretch, for example to NoiseStretch"
+            )
+        if features["flux"].shape[1] != self.num_bands:
+            raise InputError(
+                f"the flux head has num_bands={self.num_bands}, the images {features['flux'].shape[1]} bands: set the "
+                "one num_bands (or bands) at the top of the config"
+            )
         context = None
         if self.pooler is not None:
             boxes = [getattr(objects, box_field) for objects in instances]
@@ -149,7 +163,7 @@ class FluxHead(Head):
             pdf = self._pdf(self.corrections(hidden, numbers), fit, seen.scale)
             # The model's own few per cent count as noise: the core of a bright star must not be all that is learned.
             square = residual.square() / (1 + (RELATIVE_UNIT * model).square() * seen.weight)
-            misfit = torch.log1p(square / 4).mean((-2, -1)) * 4
+            misfit = ((torch.log1p(square / 4) * 4 - NOISE_MISFIT) * (seen.weight > 0)).mean((-2, -1))
             return _Measured(pdf, seen.measured, seen.rough[..., 1] * seen.scale, misfit)
 
     def _templates(self, maps: Tensor, summary: Tensor, seen: FluxInputs) -> tuple[Tensor, Tensor]:
@@ -169,11 +183,12 @@ class FluxHead(Head):
         """PDFs (R, C), nJy.
 
         Args:
-            raw: (R, C, 5 K).
+            raw: (R, C, 4 + 5 K): r, d, s, t of all components, then of each one its log-weight and r, d, s, t on top.
             fit: in units of `scale`.
             scale: (R, C) nJy.
         """
-        logits, r, d, s, t = raw.unflatten(-1, (5, self.num_components)).unbind(-2)
+        logits, *own = raw[..., 4:].unflatten(-1, (5, self.num_components)).unbind(-2)
+        r, d, s, t = (shared[..., None] + one for shared, one in zip(raw[..., :4].unbind(-1), own, strict=True))
         flux, sigma = fit.amplitude[..., :1], fit.sigma[..., None]
         mean = flux * (1 + 0.3 * r) + d * sigma
         spread = ((sigma * s.clamp(-2, 6).exp()).square() + (flux * t.clamp(-9, 2).exp()).square()).sqrt()
@@ -239,7 +254,7 @@ class _Measured:
         pdf: batch shape (R, C), nJy.
         measured: (R, C) bool; a band that is not has a PDF without meaning, but no NaN.
         noise: (R, C) nJy, error of an ordinary flux in the box.
-        misfit: (R, C) mean of a robust square of the residuals in units of the noise.
+        misfit: (R, C) mean over the window of a robust square of the residuals in units of the noise, 0 for pure noise.
     """
 
     pdf: Mixture

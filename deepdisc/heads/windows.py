@@ -93,7 +93,27 @@ def iterate_windows(
     coarsest: int = COARSEST,
     chunk: int = 512,
 ) -> Iterator[Windows]:
-    """As `cut_windows`, at most `chunk` objects of one image at a time: windows of a crowded tile need gigabytes."""
+    """As `cut_windows`, at most `chunk` objects at a time: all windows of a crowded tile would need gigabytes."""
+    waiting: list[Windows] = []
+    for piece in _pieces(features, instances, box_field, size, fill, coarsest, chunk):
+        if waiting and sum(map(len, waiting)) + len(piece) > chunk:
+            yield Windows.cat(waiting)
+            waiting = []
+        waiting.append(piece)
+    if waiting:
+        yield Windows.cat(waiting)
+
+
+def _pieces(
+    features: dict[str, Tensor],
+    instances: list[Instances],
+    box_field: str,
+    size: int,
+    fill: float,
+    coarsest: int,
+    chunk: int,
+) -> Iterator[Windows]:
+    """The same, the objects of one image at a time."""
     for number, objects in enumerate(instances):
         boxes = getattr(objects, box_field).to(features["flux"].device, torch.float32)
         if len(boxes) == 0:

@@ -213,6 +213,14 @@ def test_a_window_that_cannot_be_halved_twice_is_refused():
         FluxHead(BANDS, window=32)
 
 
+def test_images_without_measured_pixels_or_of_other_bands_are_refused():
+    maps = features()
+    with pytest.raises(InputError, match="without a stretch does not keep: set model.stretch"):
+        make_head().losses({"image": maps["flux"]}, [objects()])
+    with pytest.raises(InputError, match="num_bands=3, the images 2 bands"):
+        make_head().losses({name: value[:, :2] for name, value in maps.items()}, [objects()])
+
+
 def test_a_few_steps_of_training_find_the_fluxes_of_noisy_sources():
     torch.manual_seed(0)
     head = FluxHead(BANDS, widths=(8, 8, 16), hidden=16)

@@ -84,6 +84,9 @@ def test_chunks_are_the_whole_in_parts():
     whole = cut_windows(features, instances, "pred_boxes", 17)
     parts = list(iterate_windows(features, instances, "pred_boxes", 17, chunk=7))
     assert [len(part) for part in parts] == [7, 7, 6] and whole.binning.unique().numel() > 2
+    pair = {name: torch.cat((value, value)) for name, value in features.items()}
+    shared = list(iterate_windows(pair, [instances[0][:4], instances[0][4:]], "pred_boxes", 17, chunk=30))
+    assert len(shared) == 1 and shared[0].flux.equal(whole.flux) and shared[0].image.tolist() == [0] * 4 + [1] * 16
     assert all(value.equal(torch.cat([getattr(part, name) for part in parts])) for name, value in vars(whole).items())
 
 
