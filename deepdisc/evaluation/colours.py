@@ -10,10 +10,11 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from deepdisc.evaluation.assessment import column
 from deepdisc.evaluation.bins import binned_statistic, even_edges
 from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, quantiles, with_errors
 from deepdisc.evaluation.classes import class_names
-from deepdisc.evaluation.flux import bands_of, flux_of, sigma_68
+from deepdisc.evaluation.flux import bands_of, flux_of, pull_metrics, sigma_68
 from deepdisc.photometry import mag_from_njy
 
 NAN = float("nan")
@@ -47,51 +48,59 @@ def score_colours(
     """Colours of neighbouring bands of matched objects, and the stellar locus.
 
     Args:
-        pred: predicted catalogue with fluxes or magnitudes; row i is matched to ...
+        pred: predicted catalogue with fluxes or magnitudes, or its own colours `color_<a>_<b>` (and errors
+            `colorerr_<a>_<b>`); row i is matched to ...
         truth: ... row i of the truth; its classes tell stars from galaxies.
         bands: default all that both have, from blue to red.
         resampling: how the errors are drawn.
 
     Returns:
         The `colour` part of metrics.json: `by_colour` {"g-r": {...}}, each with the figures of `colour_metrics`, `n`,
+        those of `pull_metrics` of the `n_pull` with an error,
         `histogram`, `excluded`, `by_class` and `by_magnitude` (true, of the redder band); `stellar_locus`
         {"g-r, r-i": {...}}, see `_score_locus`.
     """
     bands = bands_of(pred, truth) if bands is None else bands
     if len(bands) < 2:
         return {"available": False, "reason": "the catalogues have fewer than two bands in common"}
-    sides = [{band: mag_from_njy(flux_of(side, band)) for band in bands} for side in (pred, truth)]
     names = class_names(truth)
     loci = {}
     for a, b, c in zip(bands, bands[1:], bands[2:], strict=False):
-        loci[f"{a}-{b}, {b}-{c}"] = _score_locus(*([m[a] - m[b], m[b] - m[c]] for m in sides), names, resampling)
+        sides = ([colour_of(side, a, b), colour_of(side, b, c)] for side in (pred, truth))
+        loci[f"{a}-{b}, {b}-{c}"] = _score_locus(*sides, names, resampling)
     return {
         "available": True,
-        "by_colour": {f"{a}-{b}": _score_colour(*sides, a, b, names, resampling) for a, b in pairwise(bands)},
+        "by_colour": {f"{a}-{b}": _score_colour(pred, truth, a, b, names, resampling) for a, b in pairwise(bands)},
         "stellar_locus": loci,
     }
 
 
+def colour_of(catalog: pd.DataFrame, a: str, b: str) -> np.ndarray:
+    """Colour a - b (N,), magnitudes: the program's own `color_<a>_<b>`, else from the fluxes; NaN where unknown."""
+    own = column(catalog, f"color_{a}_{b}")
+    return mag_from_njy(flux_of(catalog, a)) - mag_from_njy(flux_of(catalog, b)) if own is None else own
+
+
 def _score_colour(
-    measured: dict[str, np.ndarray],
-    true: dict[str, np.ndarray],
-    a: str,
-    b: str,
-    names: np.ndarray | None,
-    resampling: Resampling,
+    pred: pd.DataFrame, truth: pd.DataFrame, a: str, b: str, names: np.ndarray | None, resampling: Resampling
 ) -> dict:
-    colour, true_colour = measured[a] - measured[b], true[a] - true[b]
+    colour, true_colour = (colour_of(side, a, b) for side in (pred, truth))
     known = np.isfinite(true_colour)
     used = known & np.isfinite(colour)
+    error = column(pred, f"colorerr_{a}_{b}")
+    certain = used & (error > 0) if error is not None else np.zeros(len(pred), bool)
+    pull = (colour - true_colour)[certain] / error[certain] if error is not None else np.zeros(0)
 
     def figures(rows: np.ndarray) -> dict:
         values = with_errors(colour_metrics, colour[rows], true_colour[rows], resampling=resampling.of(rows))
         return {"n": int(rows.sum()), **values}
 
     classes = np.unique(names[used]) if names is not None else []
-    magnitude = true[b][used]
+    magnitude = mag_from_njy(flux_of(truth, b))[used]
     return {
         **figures(used),
+        "n_pull": int(certain.sum()),
+        **with_errors(pull_metrics, pull, resampling=resampling.of(certain)),
         "histogram": _histogram(colour[used], true_colour[used]),
         "excluded": {
             "without a true colour": int((~known).sum()),

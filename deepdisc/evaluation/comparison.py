@@ -16,7 +16,7 @@ from deepdisc.evaluation.assessment import Assessor, column
 from deepdisc.evaluation.average_precision import MatchedDetections, match_detections, paired_precision
 from deepdisc.evaluation.blends import SNR_MIN, blended_pairs
 from deepdisc.evaluation.bootstrap import DEFAULT, Resampling, fraction, paired_differences
-from deepdisc.evaluation.colours import colour_metrics
+from deepdisc.evaluation.colours import colour_metrics, colour_of
 from deepdisc.evaluation.detection import boxes_overlap
 from deepdisc.evaluation.flux import bands_of, flux_metrics, flux_of, pair_statistics, pull_metrics, uncertainty
 from deepdisc.evaluation.pdf_columns import read_pdfs
@@ -25,7 +25,6 @@ from deepdisc.evaluation.photoz import LEAST_PREDICTED, LEAST_TRUE, POINT_ESTIMA
 from deepdisc.evaluation.purity import at_equal_purity, purity_curve
 from deepdisc.evaluation.scoring import Scored, Setting, blocks_of
 from deepdisc.evaluation.shear import COMPONENTS, bias_metrics, resampled_areas, usable_shears, without_shapes
-from deepdisc.photometry import mag_from_njy
 
 
 def compare_scored(
@@ -175,7 +174,7 @@ REDSHIFT_LABELS = {
     "bias": "redshift bias",
     "sigma_nmad": "redshift sigma_NMAD",
     "sigma_iqr": "redshift sigma_IQR",
-    "eta_15": "redshift outliers, |d| > 0.15",
+    "eta_15": "redshift outliers beyond 0.15",
     "eta_iqr": "redshift outliers, eta_IQR",
 }
 PDF_LABELS = {
@@ -274,10 +273,9 @@ def compare_colours(both: CommonObjects) -> dict:
     bands = bands_of(both.a, both.b, both.truth)
     if len(bands) < 2:
         return {"available": False, "reason": "not both catalogues and the truth have two bands in common"}
-    sides = [{band: mag_from_njy(flux_of(side, band)) for band in bands} for side in (both.a, both.b, both.truth)]
     rows = []
     for blue, red in pairwise(bands):
-        colours = [side[blue] - side[red] for side in sides]
+        colours = [colour_of(side, blue, red) for side in (both.a, both.b, both.truth)]
         used = np.isfinite(colours).all(0)
         if used.any():
             a, b, true = ([colour[used]] for colour in colours)

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.special import log_ndtr, ndtri_exp
 
-from deepdisc.evaluation.crps import crps
 from deepdisc.mixture import Mixture
 
 _CHUNK = 2000
-_LEVEL_POINTS = 100
 
 
 class MixturePDFs:
@@ -54,16 +51,11 @@ class MixturePDFs:
 
     def crps(self, z: np.ndarray) -> np.ndarray:
         """Continuous ranked probability score (N,) of true redshifts z (N,)."""
-        return crps(self.mixture, z)
+        return self._pieces(Mixture.crps, np.asarray(z, np.float64))
 
-    def density_level(self, z: np.ndarray, points: int = _LEVEL_POINTS) -> np.ndarray:
-        """Probability (N,) of all redshifts more probable than z (N,): HDI coverage = P(level <= x).
-
-        Each truncated component is represented by `points` quantiles of equal probability, which resolves a narrow
-        component beside a broad one where an even grid in redshift would not; exact to about 1 / points.
-        """
-        u = (np.arange(points) + 0.5) / points
-        return self._pieces(lambda part, at: torch.as_tensor(_level(part, at, u)), np.asarray(z, np.float64))
+    def density_level(self, z: np.ndarray) -> np.ndarray:
+        """Probability (N,) of all redshifts more probable than z (N,): HDI coverage = P(level <= x)."""
+        return self._pieces(Mixture.hdi_level, np.asarray(z, np.float64))
 
     def mean(self) -> np.ndarray:
         """Expected redshift, (N,)."""
@@ -85,16 +77,6 @@ class MixturePDFs:
         """Probability (N, E - 1) between successive edges (E,)."""
         at = torch.as_tensor(np.asarray(edges, np.float64))[:, None]
         return self._pieces(lambda part: part.cdf(at).T.diff(dim=1)).reshape(len(self), len(edges) - 1)
-
-
-def _level(mixture: Mixture, z: torch.Tensor, u: np.ndarray) -> np.ndarray:
-    mean, sigma = mixture.component_mean.numpy()[..., None], mixture.component_sigma.numpy()[..., None]
-    log_mass = 0.0 if mixture.lower is None else log_ndtr((mean - mixture.lower) / sigma)
-    nodes = mean - sigma * ndtri_exp(np.log1p(-u) + log_mass)  # (n, K, points)
-    nodes = torch.as_tensor(nodes if mixture.lower is None else np.maximum(nodes, mixture.lower))
-    density = mixture.prob(nodes.permute(1, 2, 0))  # (K, points, n)
-    denser = (density > mixture.prob(z)).double().mean(1)
-    return (mixture.weights.T * denser).sum(0).numpy()
 
 
 class GriddedPDFs:

@@ -103,7 +103,7 @@ _DETECTION = (
     ("AP of boxes, IoU .50", "ap50", "n_truth"),
 )
 _REDSHIFT = (
-    ("redshift bias", "bias"), ("redshift sigma_NMAD", "sigma_nmad"), ("redshift outliers, |d| > 0.15", "eta_15"),
+    ("redshift bias", "bias"), ("redshift sigma_NMAD", "sigma_nmad"), ("redshift outliers beyond 0.15", "eta_15"),
 )  # fmt: skip
 _DENSITY = (
     ("redshift PDFs, CRPS", "crps"), ("redshift PDFs, central 68 % hold", "coverage_68"),
@@ -111,7 +111,10 @@ _DENSITY = (
 )  # fmt: skip
 _SHEAR = (("shear m", "m"), ("shear c", "c"), ("PSF leakage alpha", "alpha"))
 _FLUX = (("bias", "bias"), ("scatter", "scatter"), ("width of pulls", "pull_width"), ("KS of PIT", "pit_ks"))
-_COLOUR = (("bias", "bias"), ("scatter", "scatter"), ("width", "width"), ("true width", "width_truth"))
+_COLOUR = (
+    ("bias", "bias"), ("scatter", "scatter"), ("width", "width"), ("true width", "width_truth"),
+    ("width of pulls", "pull_width"),
+)  # fmt: skip
 
 
 def headline_rows(metrics: Mapping) -> list[tuple[str, str, str]]:
@@ -151,7 +154,7 @@ def _known(values: Mapping, name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ several fields
 _OVERVIEW = (
     "purity at the cut", "completeness at equal purity", "blended pairs", "AP of boxes, IoU .50:.95",
-    "redshift sigma_NMAD", "redshift outliers, |d| > 0.15", "redshift PDFs, CRPS", "shear",
+    "redshift sigma_NMAD", "redshift outliers beyond 0.15", "redshift PDFs, CRPS", "shear",
 )  # fmt: skip
 
 

@@ -181,6 +181,18 @@ def test_colours_by_hand():
     assert result["by_class"]["galaxy"]["width_truth"] == pytest.approx(sigma_68(np.array([1.0, 0.5, 0.8])))
 
 
+def test_colours_of_the_program_itself_come_before_those_of_its_fluxes():
+    truth = pd.DataFrame({"flux_g": [100.0] * 400, "flux_r": [200.0] * 400})
+    true = 2.5 * np.log10(2.0)
+    error = np.random.default_rng(0).normal(0, 0.05, 400)
+    pred = truth.assign(color_g_r=true + error, colorerr_g_r=0.1)
+    result = score_colours(pred, truth, resampling=Resampling(5))["by_colour"]["g-r"]
+    assert result["scatter"] == pytest.approx(0.05, rel=0.15) and result["n_pull"] == 400
+    assert result["pull_width"] == pytest.approx(0.5, rel=0.15)  # the errors are overstated twice
+    without = score_colours(truth, truth, resampling=Resampling(5))["by_colour"]["g-r"]
+    assert without["n_pull"] == 0 and np.isnan(without["pull_width"])
+
+
 def test_noise_widens_histograms():
     rng = np.random.default_rng(0)
     true = rng.normal(0.5, 0.3, 20_000)

@@ -158,14 +158,18 @@ const charts = (() => {
     context.fillText("g1", at([reach, 0])[0] - 6, middle[1] - 4);
     context.fillText("g2", middle[0] + 4, 10);
     context.fillText("\u00b1" + plain(Number(reach.toPrecision(2))), 2, height - 3);
-    for (const { g, err, k } of sides) {
+    for (const { g, err, covariance, k } of sides) {
       const [x, y] = at(g);
       context.strokeStyle = context.fillStyle = inkOf(k);
       context.beginPath(); context.arc(x, y, 2.5, 0, 7); context.fill();
       for (const sigmas of err[0] !== null && err[1] !== null ? [1, 2] : []) {
         context.globalAlpha = 1 / sigmas; context.lineWidth = 1.4;
+        // Half the axes of the ellipse are the square roots of the covariance's eigenvalues.
+        const [a, b] = [err[0] ** 2, err[1] ** 2];
+        const [sum, turn] = [(a + b) / 2, Math.hypot((a - b) / 2, covariance)];
+        const angle = -0.5 * Math.atan2(2 * covariance, a - b), scale = half * sigmas / reach;
         context.beginPath();
-        context.ellipse(x, y, half * sigmas * err[0] / reach, half * sigmas * err[1] / reach, 0, 0, 7);
+        context.ellipse(x, y, scale * Math.sqrt(sum + turn), scale * Math.sqrt(Math.max(sum - turn, 0)), angle, 0, 7);
         context.stroke(); context.globalAlpha = 1;
       }
     }

@@ -209,13 +209,16 @@ def pulls_between_table(found: Mapping) -> str:
 def colour_tables(colour: dict) -> list[str]:
     """One line per colour, and the stellar locus."""
     keys = ("bias", "scatter", "width", "width_truth")
+    pulls = any(item["n_pull"] for item in colour["by_colour"].values())
     rows = []
     for name, item in colour["by_colour"].items():
-        rows.append((name, *(number(item, key) for key in keys), f"{item['n']:,}"))
+        width = [number(item, "pull_width")] if pulls else []
+        rows.append((name, *(number(item, key) for key in keys), *width, f"{item['n']:,}"))
         for kind, part in item["by_class"].items():
             if part["n"]:
-                rows.append((f"... {kind}", *(number(part, key) for key in keys), f"{part['n']:,}"))
-    tables = [titled("Colours, mag", table(("", "bias", "scatter", "width of the histogram", "true width", "n"), rows))]
+                rows.append((f"... {kind}", *(number(part, key) for key in keys), *[""] * pulls, f"{part['n']:,}"))
+    head = ("", "bias", "scatter", "width of the histogram", "true width", *["width of pulls"] * pulls, "n")
+    tables = [titled("Colours, mag", table(head, rows))]
     locus = [
         (name, number(item, "width"), number(item, "width_truth"), f"{item['n']:,}")
         for name, item in colour["stellar_locus"].items()

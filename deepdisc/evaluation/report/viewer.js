@@ -302,6 +302,7 @@ function openField(root, field) {
     const pair = (table, i, names) => names.map((name) => value(table, i, name));
     const drawn = field.catalogues.map((side, k) => ({
       k, g: pair(side, rows[k], ["g1", "g2"]), err: pair(side, rows[k], ["g1_err", "g2_err"]),
+      covariance: value(side, rows[k], "g12_cov") ?? 0,
     })).filter(({ g }) => g[0] !== null && g[1] !== null);
     if (!drawn.length) return;
     const known = pair(field.truth, truth, ["g1", "g2"]);
