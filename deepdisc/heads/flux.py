@@ -39,7 +39,6 @@ from deepdisc.mixture import Mixture
 from deepdisc.structures import Instances
 
 RELATIVE_UNIT = 0.05  # share of the flux that a loss takes for its unit, beside the noise
-NOISE_MISFIT = 0.775  # mean of 4 log(1 + z^2 / 4) for normal z
 OUTLIER = 1e-3  # share of labels that may be anywhere; bounds what a wrong one costs
 
 
@@ -59,7 +58,6 @@ class FluxHead(Head):
         in_channels: channels of these features.
         truncated: the PDFs have no probability below 0 (for samples of true, positive fluxes; SCIENCE of faint
             objects), and labels below 0 count as none.
-        pixel_weight: weight of a loss that asks the fitted templates to reproduce the window's pixels; 0 for none.
         exclude_flags: see `Head`.
         loss_weight: see `Head`.
     """
@@ -78,7 +76,6 @@ class FluxHead(Head):
         pooler: ROIPooler | None = None,
         in_channels: int = 0,
         truncated: bool = False,
-        pixel_weight: float = 10.0,
         exclude_flags: tuple[str, ...] = (),
         loss_weight: float = 1.0,
     ):
@@ -86,7 +83,7 @@ class FluxHead(Head):
         if window % 4 != 1:
             raise InputError(f"window={window}: the flux head needs 4 n + 1 pixels, for example 33")
         self.num_bands, self.num_components, self.window = num_bands, num_components, window
-        self.pooler, self.truncated, self.pixel_weight = pooler, truncated, pixel_weight
+        self.pooler, self.truncated = pooler, truncated
         context = widths[2] if pooler is not None else 0
         self.pooled = nn.Linear(in_channels * pooler.output_size**2, context) if pooler is not None else None
         self.profiles = ProfileNetwork(num_bands, PIXEL_MAPS, SHARED_MAPS, 2, widths, context)
@@ -143,7 +140,7 @@ class FluxHead(Head):
         """PDFs of no objects."""
         empty = flux.new_zeros((0, self.num_bands, self.num_components), dtype=torch.float32)
         pdf = Mixture(empty, empty, empty + 1, self._lower)
-        return _Measured(pdf, empty[..., 0] > 0, empty[..., 0], empty[..., 0])
+        return _Measured(pdf, empty[..., 0] > 0, empty[..., 0])
 
     @property
     def _lower(self) -> float | None:
@@ -161,10 +158,7 @@ class FluxHead(Head):
             hidden = self.first(torch.cat((numbers.flatten(1), shared, summary), dim=1)).relu()
             hidden = hidden + self.second(hidden).relu()
             pdf = self._pdf(self.corrections(hidden, numbers), fit, seen.scale)
-            # The model's own few per cent count as noise: the core of a bright star must not be all that is learned.
-            square = residual.square() / (1 + (RELATIVE_UNIT * model).square() * seen.weight)
-            misfit = ((torch.log1p(square / 4) * 4 - NOISE_MISFIT) * (seen.weight > 0)).mean((-2, -1))
-            return _Measured(pdf, seen.measured, seen.rough[..., 1] * seen.scale, misfit)
+            return _Measured(pdf, seen.measured, seen.rough[..., 1] * seen.scale)
 
     def _templates(self, maps: Tensor, summary: Tensor, seen: FluxInputs) -> tuple[Tensor, Tensor]:
         """Templates (R, C, 3, S, S) of the object, its neighbours and the sky, each of sum 1; ridges (R, C, 3)."""
@@ -196,22 +190,15 @@ class FluxHead(Head):
 
     # -------------------------------------------------------------------------------------------------- the head's duty
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """`loss_flux`, the negative log-likelihood, and `loss_flux_pixels`, how badly the templates fit the pixels.
-
-        Means over the labelled, measured bands of all objects; exactly 0 without any. See `Head.losses`.
-        """
+        """`loss_flux`, the mean negative log-likelihood of the labelled, measured bands; see `Head.losses`."""
         found = self.forward(features, instances, "proposal_boxes")
         self._add(instances, found.pdf.detach(), found.measured)
         rows, truth, known = self._labels(instances, found)
         if known.any():
-            nll = _robust_nll(found.pdf[rows][known], truth[known], found.noise[rows][known]).mean()
-            misfit = found.misfit[rows][known].mean()
+            loss = _robust_nll(found.pdf[rows][known], truth[known], found.noise[rows][known]).mean()
         else:
-            nll = misfit = sum(parameter.sum() for parameter in self.parameters()) * 0.0
-        losses = {"loss_flux": nll * self.loss_weight}
-        if self.pixel_weight:
-            losses["loss_flux_pixels"] = misfit * self.pixel_weight * self.loss_weight
-        return losses
+            loss = sum(parameter.sum() for parameter in self.parameters()) * 0.0
+        return {"loss_flux": loss * self.loss_weight}
 
     def _labels(self, instances: list[Instances], found: _Measured) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (L,) of the labelled objects, their fluxes (L, C) nJy, and which of these count (L, C)."""
@@ -254,17 +241,15 @@ class _Measured:
         pdf: batch shape (R, C), nJy.
         measured: (R, C) bool; a band that is not has a PDF without meaning, but no NaN.
         noise: (R, C) nJy, error of an ordinary flux in the box.
-        misfit: (R, C) mean over the window of a robust square of the residuals in units of the noise, 0 for pure noise.
     """
 
     pdf: Mixture
     measured: Tensor
     noise: Tensor
-    misfit: Tensor
 
     @staticmethod
     def cat(items: list[_Measured]) -> _Measured:
-        parts = ((getattr(item, name) for item in items) for name in ("measured", "noise", "misfit"))
+        parts = ((getattr(item, name) for item in items) for name in ("measured", "noise"))
         return _Measured(Mixture.cat([item.pdf for item in items]), *(torch.cat(list(part)) for part in parts))
 
 
