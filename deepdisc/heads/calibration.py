@@ -68,8 +68,8 @@ class MixtureCalibration(FittedAfterTraining):
       x moves to `T(x) = F^-1(G^-1(F(x)))`. So that the PDF stays a mixture, each component is split into J narrower
       ones that add up to it (within 0.4 % of its peak and 0.0013 in its CDF for J = 5, 0.1 % and 0.0001 for J = 7), and
       each of these is moved by T at its median and stretched by the slope of T there. What the straight lines miss of
-      a bent T, a second round with terms of its own mends (and a third), without splitting again. K becomes J K, for all
-      quantities, as soon as one of them has terms. A Gaussian PDF whose errors have a skewness of 1 is left with a
+      a bent T, a second and a third round with terms of their own mend, without splitting again. K becomes J K, for
+      all quantities, as soon as one of them has terms. A Gaussian PDF whose errors have a skewness of 1 is left with a
       largest distance between the PIT's CDF and the diagonal of 0.015 (0.07 before).
 
     Args:

@@ -51,7 +51,9 @@ def module_of(fit):
     return module
 
 
-@pytest.mark.parametrize("kind", list(ERRORS))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "skewed" else kind for kind in ERRORS]
+)
 def test_a_known_dishonesty_is_undone_on_other_objects(kind):
     count = MANY if kind == "skewed" else N
     pdf, truth = fluxes(kind, seed=1, count=count)
