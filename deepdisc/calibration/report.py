@@ -30,7 +30,7 @@ _COLORS = {"before": plots.ORANGE, "after": plots.BLUE}
 _WORDS = {
     "identity": "unchanged: nothing gained on objects held out",
     "constant": "one width and shift for all",
-    "varying": "width and shift by signal-to-noise",
+    "varying": "width and shift that vary with mean / width",
     "PIT": "width and shift, and the shape of the PIT",
     "response": "response, additive bias and width",
 }
