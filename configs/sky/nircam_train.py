@@ -20,6 +20,7 @@ sky.depth_offset = [-0.4, 0.15]
 sky.depth_jitter = 0.1
 sky.ebv = [0.0, 0.05]
 sky.galaxy_density = [0.7, 1.4]
+sky.knot_fraction = [0.0, 0.2]
 sky.background_only_variance = 0.3
 sky.effects = L(Effects)(
     resampling="gaussian",

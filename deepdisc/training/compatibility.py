@@ -18,7 +18,7 @@ from deepdisc.training.load_report import LoadReport, listed
 from deepdisc.training.naming import CAFFE2
 from deepdisc.training.weights import Weights
 
-_BACKBONE = re.compile(r"(^|\.)(stem|res\d|patch_embed|blocks)\.")
+_BACKBONE = re.compile(r"^(?!roi_heads\.)(.*\.)?(stem|res\d|patch_embed|blocks)\.")  # heads may have stems, too
 _BLOCK = re.compile(r"(?:^|\.)(res\d|blocks)\.(\d+)\.")
 _CLASSES = re.compile(r"\.(cls_score|bbox_pred|predictor)\.(weight|bias)$")
 _STAGE = re.compile(r"roi_heads\.box_head\.(\d)\.")
