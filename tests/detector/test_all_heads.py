@@ -17,7 +17,7 @@ from deepdisc.structures import Instances
 from deepdisc.training.optim import build_optimizer
 
 SIZE, BANDS = 64, 5
-MEASURED = {"loss_flux", "loss_flux_pixels", "loss_redshift", "loss_shear", "loss_shear_likelihood"}
+MEASURED = {"loss_flux", "loss_redshift", "loss_shear", "loss_shear_likelihood"}
 
 
 def build(heads: tuple[str, ...] = ("flux", "redshift", "shear"), **parts) -> nn.Module:
