@@ -1,4 +1,4 @@
-"""What the network is compared with: SEP for detection; a random forest on aperture colours for redshifts.
+"""What the network is compared with: SEP for detection and fluxes; trees on SEP's fluxes for redshifts.
 
 Needs the extras `classical` (sep) and `bench` (scikit-learn). The baselines hold a whole field in memory.
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from deepdisc.data.kron import kron_fluxes
 from deepdisc.errors import require_extra
 from deepdisc.evaluation.scoring import mosaic_fwhm_pix
-from deepdisc.photometry import asinh_mag, mag_from_njy
+from deepdisc.photometry import asinh_mag
 
 FWHM_TO_SIGMA = 1 / 2.3548
 
@@ -33,6 +34,8 @@ class SepSettings:
         deblend_nthresh: number of deblending levels.
         deblend_cont: smallest share of the light that makes a branch an object of its own.
         kernel_fwhm: width of the detection filter in units of the PSF's.
+        background_mesh: side, in pixels, of the meshes of SEP's background, which is subtracted from every band; None:
+            the images have no background.
     """
 
     threshold: float = 1.2
@@ -40,6 +43,43 @@ class SepSettings:
     deblend_nthresh: int = 64
     deblend_cont: float = 0.0001
     kernel_fwhm: float = 0.6
+    background_mesh: int | None = None
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A whole field in memory: image and variance (C, h, w) float64, mask (C, h, w) bool; read like a mosaic."""
+
+    bands: list[str]
+    image: np.ndarray
+    variance: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image.shape[1:]
+
+    def select(self, bands: list[str]) -> Pixels:
+        """Some of the bands."""
+        rows = [self.bands.index(band) for band in bands]
+        return Pixels(list(bands), self.image[rows], self.variance[rows], self.mask[rows])
+
+    def read(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """A rectangle."""
+        return Pixels(self.bands, *(part[:, y0:y1, x0:x1] for part in (self.image, self.variance, self.mask)))
+
+
+def read_pixels(mosaic, background_mesh: int | None = None) -> Pixels:
+    """All pixels of a mosaic, without SEP's background if a mesh is given; see `SepSettings`."""
+    field = mosaic.read(0, 0, *mosaic.shape)
+    image = np.ascontiguousarray(field.image, np.float64)
+    masked = np.ascontiguousarray(field.mask)
+    if background_mesh is not None:
+        sep = require_extra("sep", "classical")
+        for band, bad in zip(image, masked, strict=True):
+            band -= sep.Background(band, mask=bad, bw=background_mesh, bh=background_mesh).back()
+    return Pixels(list(mosaic.bands), image, np.ascontiguousarray(field.variance, np.float64), masked)
 
 
 def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.DataFrame, np.ndarray]:
@@ -54,20 +94,18 @@ def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.Dat
 
     Returns:
         A catalogue with the columns of `deepdisc.catalog` (id, x, y, ra, dec, box, score = signal-to-noise at the
-        filtered peak, snr, area, flags, flux_<band>, fluxerr_<band>, mag_<band>), and the segmentation map (h, w).
+        filtered peak, snr, area, flags, and in Kron apertures flux_<band>, fluxerr_<band>, mag_<band>), and the
+        segmentation map (h, w).
     """
     sep = require_extra("sep", "classical")
     settings = settings or SepSettings()
     sep.set_extract_pixstack(5_000_000)
     sep.set_sub_object_limit(100_000)
-    height, width = mosaic.shape
-    field = mosaic.read(0, 0, height, width)
-    image, variance = np.asarray(field.image, np.float64), np.asarray(field.variance, np.float64)
-    masked = np.asarray(field.mask)
+    pixels = read_pixels(mosaic, settings.background_mesh)
     fwhm = mosaic_fwhm_pix(mosaic) or 3.0
-    spectrum = np.ones(len(image))
+    spectrum = np.ones(len(pixels.image))
     for last in (False, True):
-        detection, noise, empty = weighted_sum(image, variance, masked, spectrum)
+        detection, noise, empty = weighted_sum(pixels.image, pixels.variance, pixels.mask, spectrum)
         objects, labels = sep.extract(
             detection, settings.threshold, err=noise, mask=empty, minarea=settings.min_area,
             filter_kernel=gaussian_kernel(fwhm * settings.kernel_fwhm), filter_type="conv",
@@ -75,9 +113,9 @@ def detect_with_sep(mosaic, settings: SepSettings | None = None) -> tuple[pd.Dat
             deblend_cont=settings.deblend_cont, clean=True, segmentation_map=True,
         )  # fmt: skip
         if not last and len(objects) >= 20:
-            fluxes, _ = aperture_fluxes(image, variance, masked, objects["x"], objects["y"], fwhm)
+            fluxes, _ = aperture_fluxes(pixels, objects["x"], objects["y"], fwhm)
             spectrum = np.clip(np.nanmedian(fluxes / np.nansum(fluxes, axis=1, keepdims=True), axis=0), 0.01, None)
-    return _sep_catalog(objects, mosaic, (image, variance, masked), (detection, noise), fwhm), labels
+    return _sep_catalog(objects, mosaic, pixels, (detection, noise, labels), fwhm), labels
 
 
 def weighted_sum(
@@ -102,12 +140,12 @@ def gaussian_kernel(fwhm_pix: float) -> np.ndarray:
     return np.exp(-0.5 * r2 / (fwhm_pix * FWHM_TO_SIGMA) ** 2)
 
 
-def _sep_catalog(objects, mosaic, cube, detection, fwhm: float) -> pd.DataFrame:
+def _sep_catalog(objects, mosaic, pixels: Pixels, detection, fwhm: float) -> pd.DataFrame:
     sep = require_extra("sep", "classical")
-    image, variance, masked = cube
     height, width = mosaic.shape
-    flux, flux_err = kron_fluxes(sep, image, variance, masked, objects)
-    score = peak_significance(*detection, fwhm)[objects["ycpeak"], objects["xcpeak"]]
+    fluxes = kron_fluxes(pixels, detection[2], len(objects), detection[0])
+    flux, flux_err = (fluxes[[f"{kind}_{band}" for band in mosaic.bands]].to_numpy() for kind in ("flux", "fluxerr"))
+    score = peak_significance(*detection[:2], fwhm)[objects["ycpeak"], objects["xcpeak"]]
     ra, dec = mosaic.grid.to_sky(objects["x"], objects["y"])
     # SEP counts pixels from 0 and includes the last one; boxes here end at that pixel's far edge.
     x0, y0, x1, y1 = (
@@ -122,10 +160,7 @@ def _sep_catalog(objects, mosaic, cube, detection, fwhm: float) -> pd.DataFrame:
         "area_pix": objects["npix"].astype(np.int32), "flags": (edge * 1 + blended * 16).astype(np.int32),
         "snr": np.sqrt(np.nansum(np.clip(flux / flux_err, 0, None) ** 2, axis=1)).astype(np.float32),
     }  # fmt: skip
-    for i, band in enumerate(mosaic.bands):
-        columns[f"flux_{band}"], columns[f"fluxerr_{band}"] = flux[:, i], flux_err[:, i]
-        columns[f"mag_{band}"] = mag_from_njy(flux[:, i])
-    return pd.DataFrame(columns)
+    return pd.concat([pd.DataFrame(columns), fluxes], axis=1)
 
 
 def peak_significance(detection: np.ndarray, noise: np.ndarray, fwhm_pix: float) -> np.ndarray:
@@ -138,29 +173,14 @@ def peak_significance(detection: np.ndarray, noise: np.ndarray, fwhm_pix: float)
     return signal / np.sqrt(np.clip(fftconvolve(weight, kernel**2, mode="same"), 1e-30, None))
 
 
-def kron_fluxes(sep, image, variance, masked, objects) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes and errors (N, C) in one ellipse per object: 2.5 times the isophotal axes, at least 2 pixels."""
-    a, b = (np.clip(2.5 * objects[name], 2.0, None) for name in ("a", "b"))
-    theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
-    flux, err = np.empty((len(objects), len(image))), np.empty((len(objects), len(image)))
-    for i in range(len(image)):
-        flux[:, i], err[:, i], _ = sep.sum_ellipse(
-            image[i], objects["x"], objects["y"], a, b, theta, 1.0, var=variance[i], mask=masked[i], gain=None
-        )
-    return flux, err
-
-
-def aperture_fluxes(
-    image: np.ndarray, variance: np.ndarray, masked: np.ndarray, x: np.ndarray, y: np.ndarray, radius_pix: float
-) -> tuple[np.ndarray, np.ndarray]:
+def aperture_fluxes(pixels: Pixels, x: np.ndarray, y: np.ndarray, radius_pix: float) -> tuple[np.ndarray, np.ndarray]:
     """Fluxes and errors (N, C) in circles around x, y (0-based pixel centres); NaN where a band has no valid pixel."""
     sep = require_extra("sep", "classical")
-    flux, err = np.empty((len(x), len(image))), np.empty((len(x), len(image)))
-    for i in range(len(image)):
+    flux, err = np.empty((2, len(x), len(pixels.image)))
+    for i, (image, variance, masked) in enumerate(zip(pixels.image, pixels.variance, pixels.mask, strict=True)):
         flux[:, i], err[:, i], flag = sep.sum_circle(
-            np.ascontiguousarray(image[i]), np.asarray(x, float), np.asarray(y, float), radius_pix,
-            var=np.ascontiguousarray(variance[i]), mask=np.ascontiguousarray(masked[i]), subpix=5,
-        )  # fmt: skip
+            image, np.asarray(x, float), np.asarray(y, float), radius_pix, var=variance, mask=masked, subpix=5
+        )
         flux[(flag & sep.APER_ALLMASKED) > 0, i] = np.nan
     return flux, err
 
@@ -169,29 +189,39 @@ def aperture_fluxes(
 def colour_features(
     mosaic, x: np.ndarray, y: np.ndarray, ebv: float | None, diameters_arcsec=(1.5, 3.0)
 ) -> pd.DataFrame:
-    """What the random forest sees of objects at given positions: aperture magnitudes, colours, errors, E(B-V).
+    """What trees see of objects at given positions: `brightness_features` of fixed circular apertures."""
+    pixels = read_pixels(mosaic)
+    radii = {f"{diameter}": diameter / 2 / mosaic.pixel_scale_arcsec for diameter in diameters_arcsec}
+    return brightness_features(
+        {name: aperture_fluxes(pixels, x, y, radius) for name, radius in radii.items()}, mosaic.bands, ebv
+    )
 
-    Fixed circular apertures in every band; asinh magnitudes softened at the flux error, colours of neighbouring bands,
-    magnitude errors 2.5/ln 10 * sigma_f/max(f, sigma_f), the difference of the two apertures (a size), and E(B-V).
+
+def brightness_features(
+    fluxes: dict[str, tuple[np.ndarray, np.ndarray]], bands: list[str], ebv: float | str | None
+) -> pd.DataFrame:
+    """Asinh magnitudes softened at the flux error, their errors, colours of neighbouring bands, and E(B-V).
+
+    Errors of magnitudes are 2.5/ln 10 * sigma_f/max(f, sigma_f); the difference of the first and the last magnitude of
+    a band says how large an object is.
+
+    Args:
+        fluxes: name of an aperture -> fluxes and errors, (N, C) each.
+        bands: names of the C bands.
+        ebv: of the field; what is no number is missing.
     """
-    height, width = mosaic.shape
-    field = mosaic.read(0, 0, height, width)
-    image, variance, masked = (np.asarray(part) for part in (field.image, field.variance, field.mask))
     columns: dict[str, np.ndarray] = {}
-    for diameter in diameters_arcsec:
-        radius = diameter / 2 / mosaic.pixel_scale_arcsec
-        flux, err = aperture_fluxes(image.astype(float), variance.astype(float), masked, x, y, radius)
+    for name, (flux, err) in fluxes.items():
         magnitude = asinh_mag(flux, err)
-        for i, band in enumerate(mosaic.bands):
-            columns[f"mag_{band}_{diameter}"] = magnitude[:, i]
-            columns[f"err_{band}_{diameter}"] = 1.0857 * err[:, i] / np.maximum(flux[:, i], err[:, i])
-        for i in range(len(mosaic.bands) - 1):
-            name = f"{mosaic.bands[i]}-{mosaic.bands[i + 1]}_{diameter}"
-            columns[name] = magnitude[:, i] - magnitude[:, i + 1]
-    small, large = diameters_arcsec[0], diameters_arcsec[-1]
-    for band in mosaic.bands:
+        for i, band in enumerate(bands):
+            columns[f"mag_{band}_{name}"] = magnitude[:, i]
+            columns[f"err_{band}_{name}"] = 1.0857 * err[:, i] / np.maximum(flux[:, i], err[:, i])
+        for i in range(len(bands) - 1):
+            columns[f"{bands[i]}-{bands[i + 1]}_{name}"] = magnitude[:, i] - magnitude[:, i + 1]
+    small, large = list(fluxes)[0], list(fluxes)[-1]
+    for band in bands:
         columns[f"size_{band}"] = columns[f"mag_{band}_{small}"] - columns[f"mag_{band}_{large}"]
-    columns["ebv"] = np.full(len(x), np.nan if ebv is None or isinstance(ebv, str) else float(ebv))
+    columns["ebv"] = np.full(len(flux), np.nan if ebv is None or isinstance(ebv, str) else float(ebv))
     return pd.DataFrame(columns).fillna(-9.0)  # a value far off all others: a tree splits it away
 
 
@@ -202,6 +232,18 @@ def train_forest(features: pd.DataFrame, redshift: np.ndarray, seed: int = 0, jo
         n_estimators=300, min_samples_leaf=3, max_features=0.4, random_state=seed, n_jobs=jobs
     )
     return forest.fit(features.to_numpy(), redshift)
+
+
+def train_boosted_trees(features: pd.DataFrame, redshift: np.ndarray, seed: int = 0):
+    """Gradient-boosted trees (Friedman 2001; histograms as in LightGBM) for the median of the redshift.
+
+    Early stopping on a tenth of the galaxies chooses the number of trees.
+    """
+    ensemble = require_extra("sklearn.ensemble", "bench")
+    trees = ensemble.HistGradientBoostingRegressor(
+        loss="absolute_error", max_iter=1000, learning_rate=0.05, early_stopping=True, random_state=seed
+    )
+    return trees.fit(features.to_numpy(), redshift)
 
 
 def training_rows(truth: pd.DataFrame) -> np.ndarray:
