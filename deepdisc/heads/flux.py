@@ -45,7 +45,7 @@ OUTLIER = 1e-3  # share of labels that may be anywhere; bounds what a wrong one 
 class FluxHead(Head):
     """Profiles from a network, fluxes by least squares, corrections from a network.
 
-    Component k of band b has the mean `F0 (1 + r_k) + d_k sigma0` and the variance `(sigma0 e^s_k)^2 + (F0 e^t_k)^2`
+    Component k of band b has the mean `F0 (1 + 0.3 r_k) + d_k sigma0` and the variance `(sigma0 e^s_k)^2 + (F0 e^t_k)^2`
     with corrections r, d, s, t and weights from the network.
 
     Args:
@@ -56,8 +56,8 @@ class FluxHead(Head):
         hidden: width of the two layers that make the corrections.
         pooler: also use the backbone's features, pooled by this; None for the measured pixels alone.
         in_channels: channels of these features.
-        truncated: the PDFs have no probability below 0 (for samples of true, positive fluxes; SCIENCE of faint
-            objects), and labels below 0 count as none.
+        truncated: the PDFs have no probability below 0, as true fluxes have none (it matters for faint objects only),
+            and labels below 0 count as none.
         exclude_flags: see `Head`.
         loss_weight: see `Head`.
     """
