@@ -45,8 +45,8 @@ OUTLIER = 1e-3  # share of labels that may be anywhere; bounds what a wrong one 
 class FluxHead(Head):
     """Profiles from a network, fluxes by least squares, corrections from a network.
 
-    Component k of band b has the mean `F0 (1 + 0.3 r_k) + d_k sigma0` and the variance `(sigma0 e^s_k)^2 + (F0 e^t_k)^2`
-    with corrections r, d, s, t and weights from the network.
+    Component k of a band has the mean `F0 (1 + 0.3 r_k) + d_k sigma0` and the variance
+    `(sigma0 e^s_k)^2 + (F0 e^t_k)^2`, with corrections r, d, s, t and weights from the network.
 
     Args:
         num_bands: C.
