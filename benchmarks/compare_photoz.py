@@ -23,8 +23,8 @@ from deepdisc.data.mosaic import Mosaic
 from deepdisc.errors import InputError
 from deepdisc.evaluation.bootstrap import Resampling
 from deepdisc.evaluation.comparison import redshift_rows
-from deepdisc.evaluation.printed import table_text
 from deepdisc.evaluation.photoz import POINT_ESTIMATES
+from deepdisc.evaluation.printed import table_text
 from deepdisc.evaluation.scoring import prepare, score
 from deepdisc.files import write_text
 

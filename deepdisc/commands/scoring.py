@@ -111,8 +111,8 @@ def _add_criterion(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what makes two objects the same (default: boxes, else pixels, else the sky)")
     group.add_argument(
         "--match-by", metavar="WAY",
-        help="iou (boxes), ellipses, masks, pixels, sky; or an outline and a position, such as iou+sky: the position "
-        "where one of the two has no outline",
+        help="iou (boxes), ellipses, masks, pixels, sky, id (of the same detections); or an outline and a position, "
+        "such as iou+sky: the position where one of the two has no outline",
     )  # fmt: skip
     group.add_argument("--iou-threshold", type=fraction, metavar="X", help="least overlap of outlines (default: 0.5)")
     group.add_argument("--max-distance-pix", type=positive_float, metavar="D", help="pixels (default: 2)")

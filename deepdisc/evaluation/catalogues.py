@@ -60,6 +60,8 @@ def load(
         frame = frame if column_map.sky_frame == "icrs" else None  # the map has converted them
     elif not isinstance(source, pd.DataFrame):
         table = _in_our_units(catalog.without_sentinels(table), units, where)
+    if not len(table):  # a file without rows does not tell that its columns hold numbers
+        table = table.astype({name: np.float64 for name in table if table[name].dtype.kind not in "iufb"})
     notes = []
     if frame is not None and {"ra", "dec"} <= set(table.columns):
         table = _to_icrs(table, frame)
@@ -186,7 +188,7 @@ def _repeated(table: pd.DataFrame, where: str) -> str | None:
 
 
 def _unplaced(table: pd.DataFrame, where: str) -> list[str]:
-    """Notes on rows without a position."""
+    """Notes on rows without a position, or with an impossible box."""
     notes = []
     for names in (("x", "y"), ("ra", "dec")):
         if set(names) <= set(table.columns):
@@ -195,6 +197,14 @@ def _unplaced(table: pd.DataFrame, where: str) -> list[str]:
                 notes.append(
                     f"{lost:,} of {len(table):,} rows of {where} have no {names[0]}, {names[1]}: they match nothing"
                 )
+    if set(catalog.BOX_COLUMNS) <= set(table.columns):
+        x0, y0, x1, y1 = table[list(catalog.BOX_COLUMNS)].to_numpy(float).T
+        turned = int(((x1 <= x0) | (y1 <= y0)).sum())
+        if turned:
+            notes.append(
+                f"{turned:,} of {len(table):,} boxes of {where} end where they begin, or before (x_max <= x_min or "
+                "y_max <= y_min): they overlap nothing"
+            )
     if not {"ra", "dec"} & set(table.columns):
         lower = {str(name).lower() for name in table.columns}
         galactic = next((pair for pair in _GALACTIC if set(pair) <= lower), None)

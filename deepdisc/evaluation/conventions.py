@@ -119,8 +119,13 @@ def check_overlap(pred: pd.DataFrame, truth: pd.DataFrame, criterion: Criterion)
     """Refuse catalogues that lie in different places, which is a mistake and no score of zero.
 
     Raises:
-        InputError: the ranges of positions do not meet; names them, and the change of convention that would make them.
+        InputError: no id in common, or the ranges of positions do not meet; names them, and the change of convention
+            that would make them.
     """
+    if criterion.kind == "id":
+        if len(pred) and len(truth) and not len(criterion.candidates(pred, truth)):
+            raise InputError("no id of the predicted catalogue is one of the true catalogue; match by position instead")
+        return
     kind = "sky" if "sky" in criterion.name and _have(("ra", "dec"), pred, truth) else "pixels"
     names = ("ra", "dec") if kind == "sky" else ("x", "y")
     if not _have(names, pred, truth):

@@ -49,8 +49,9 @@ def evaluate(
         columns: column maps, for `pred` alone or for both: names of shipped ones ("sextractor"), files, or None.
         pdfs: redshift PDFs of the prediction: a file of qp (.hdf5) or an ensemble; default: columns of the catalogue.
         mosaic: the field's pixels (`deepdisc.data.mosaic.Mosaic` or alike), optional.
-        match_by: "iou" (boxes), "ellipses", "masks", "pixels", "sky", or an outline and a position such as "iou+sky";
-            default: by the limit that is given, else the first of iou, pixels, sky for which all have the columns.
+        match_by: "iou" (boxes), "ellipses", "masks", "pixels", "sky", "id", or an outline and a position as
+            "iou+sky"; default: by the limit that is given, else the first of iou, pixels, sky for which all have the
+            columns.
         iou_threshold: smallest intersection over union for a match, default 0.5.
         max_distance_pix: largest distance for a match by position, pixels, default 2.
         max_distance_arcsec: largest distance on the sky, default 1.

@@ -1,4 +1,4 @@
-"""Which objects of two catalogues are the same: by overlap of boxes, ellipses or outlines, by distance, or by both.
+"""Which objects of two catalogues are the same: by overlap of boxes, ellipses or outlines, by distance, or by id.
 
 Legend: P predicted objects, T true objects (or any two catalogues), E pairs. What makes two objects candidates, and how
 good a pair they are, is a `Criterion`; `match_rows` turns candidates into the best one-to-one matching and keeps the
@@ -32,6 +32,7 @@ _NEEDS = {
     "masks": ("id",),
     "pixels": ("x", "y"),
     "sky": ("ra", "dec"),
+    "id": ("id",),
 }
 OUTLINES, POSITIONS = ("iou", "ellipses", "masks"), ("pixels", "sky")
 _FAR = 1e9  # pixels between fields: none of one may be near any of another
@@ -43,8 +44,9 @@ class Criterion:
 
     Attributes:
         kind: "iou" (boxes), "ellipses" (x, y, a_pix, b_pix, theta_deg), "masks" (labels of segmentation maps), "pixels"
-            (distance of the positions x, y) or "sky" (distance of ra, dec).
-        limit: smallest intersection over union, or largest distance in pixels or in arcsec.
+            (distance of the positions x, y), "sky" (distance of ra, dec) or "id" (equal ids: photometry or redshifts of
+            the same detections).
+        limit: smallest intersection over union, or largest distance in pixels or in arcsec; 1 for ids.
         otherwise: for outlines: the criterion by position for pairs of which one object has no outline. An outline
             decides wherever both have one.
         maps: for "masks": the predicted and the true segmentation map, (h, w) integers, labels = column `id`.
@@ -84,6 +86,7 @@ class Criterion:
             "masks": f"outlines with an intersection over union of at least {self.limit:g}",
             "pixels": f"positions within {self.limit:g} pixels",
             "sky": f"positions within {self.limit:g} arcsec",
+            "id": "equal ids",
         }[self.kind]
         return text + (f", or, where one has no outline, {self.otherwise}" if self.otherwise else "")
 
@@ -92,6 +95,8 @@ class Criterion:
         if self.otherwise is not None and self.otherwise.usable(*catalogs):
             return True
         names = list(_NEEDS[self.kind])
+        if self.kind == "id":
+            return all("id" in catalog.columns for catalog in catalogs)
         return (self.kind != "masks" or self.maps is not None) and all(
             set(names) <= set(catalog.columns)
             and (len(catalog) == 0 or bool(np.isfinite(catalog[names].to_numpy(float)).all(1).any()))
@@ -134,6 +139,8 @@ class Criterion:
                 raise InputError("to match by masks, give the segmentation maps of both catalogues (--segmentation)")
             pairs = segmentation_overlaps(*self.maps, pred["id"].to_numpy(), truth["id"].to_numpy())
             return pairs.select(pairs.quality >= self.limit)
+        if self.kind == "id":
+            return _equal_ids(pred, truth)
         a, b = pred[names].to_numpy(np.float64), truth[names].to_numpy(np.float64)
         if self.kind == "sky":
             # Groups do not matter: one position on the sky is one object in any field.
@@ -158,6 +165,20 @@ class Criterion:
     def match(self, pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs:
         """The best one-to-one matching of two catalogues."""
         return assign(self.candidates(pred, truth))
+
+
+def _equal_ids(pred: pd.DataFrame, truth: pd.DataFrame) -> Pairs:
+    """All pairs with the same id, in the same field where both catalogues have fields."""
+    sides = [pred["id"], truth["id"]]
+    if any(side.dtype.kind not in "iuf" for side in sides):
+        sides = [side.astype(str) for side in sides]
+    keys = [
+        pd.DataFrame({"field": group, "id": side.to_numpy(), "row": np.arange(len(side))}).dropna()
+        for group, side in zip(common_groups(pred, truth), sides, strict=True)
+    ]
+    both = keys[0].merge(keys[1], on=["field", "id"], suffixes=("_pred", "_truth"))
+    rows = (both[name].to_numpy(np.int64) for name in ("row_pred", "row_truth"))
+    return Pairs(*rows, np.ones(len(both)))
 
 
 def _arrays(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,7 +210,7 @@ def choose_criterion(
     Args:
         preds: predicted catalogues, for the columns they have.
         truth: true catalogue likewise.
-        match_by: one of iou, ellipses, masks, pixels, sky, or an outline and a position such as "iou+sky".
+        match_by: one of iou, ellipses, masks, pixels, sky, id, or an outline and a position such as "iou+sky".
         iou_threshold: smallest intersection over union, default 0.5.
         max_distance_pix: default 2.
         max_distance_arcsec: default 1.
@@ -202,6 +223,7 @@ def choose_criterion(
         **dict.fromkeys(OUTLINES, (iou_threshold, IOU_THRESHOLD)),
         "pixels": (max_distance_pix, MAX_DISTANCE_PIX),
         "sky": (max_distance_arcsec, MAX_DISTANCE_ARCSEC),
+        "id": (None, 1.0),
     }
 
     def named(name: str) -> Criterion:
@@ -229,7 +251,8 @@ def choose_criterion(
     had = [f"{which}: {', '.join(map(str, catalog.columns))}" for which, catalog in _labelled(preds, truth)]
     raise InputError(
         "the catalogues have no columns in common to match by; all need x_min, y_min, x_max, y_max, or x, y, or "
-        f"ra, dec; with a column map (--columns) they may have other names. {'. '.join(had)}"
+        "ra, dec; with a column map (--columns) they may have other names; catalogues of the same detections match "
+        f"by --match-by id. {'. '.join(had)}"
     )
 
 

@@ -74,7 +74,7 @@ def _found(pdfs: PDFs | None, verdict: np.ndarray) -> CatalogPDFs:
 
 
 def _mixtures(catalog: pd.DataFrame, names: Sequence[str], bound: str) -> tuple[PDFs | None, np.ndarray]:
-    rows = [[_row(item) for item in catalog[name]] for name in names]
+    rows = [_rows(catalog, name) for name in names]
     size = np.array([[len(item) for item in column] for column in rows]).reshape(3, len(catalog))
     # Rows may have fewer components than others: padded with components of no weight.
     k = max(int(size.max(initial=1)), 1)
@@ -92,8 +92,15 @@ def _mixtures(catalog: pd.DataFrame, names: Sequence[str], bound: str) -> tuple[
     return MixturePDFs(mixture), verdict
 
 
-def _row(item) -> np.ndarray:
-    return np.zeros(0) if item is None else np.atleast_1d(np.asarray(item, np.float64))
+def _rows(catalog: pd.DataFrame, name: str) -> list[np.ndarray]:
+    """A column of lists of numbers; empty where there is none."""
+    try:
+        return [np.zeros(0) if item is None else np.atleast_1d(np.asarray(item, np.float64)) for item in catalog[name]]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"column {name} holds text ({str(catalog[name].iloc[0])[:30]!r}), not lists of numbers, which CSV cannot "
+            "keep; write the catalogue as Parquet or FITS, or the PDFs as a file of qp (--pdfs)"
+        ) from error
 
 
 def _padded(rows: list[np.ndarray], k: int, fill: float) -> np.ndarray:
@@ -116,7 +123,7 @@ def _bound(catalog: pd.DataFrame, name: str) -> float | None:
 
 
 def _gridded(catalog: pd.DataFrame) -> tuple[PDFs | None, np.ndarray]:
-    grids = [_row(item) for item in catalog["z_grid"]]
+    grids = _rows(catalog, "z_grid")
     grid = next((item for item in grids if len(item) > 1), None)
     verdict = np.full(len(catalog), ABSENT, dtype=object)
     if grid is None:
@@ -126,7 +133,7 @@ def _gridded(catalog: pd.DataFrame) -> tuple[PDFs | None, np.ndarray]:
     for number, item in enumerate(grids):
         if len(item) > 1 and (item is not grid) and not np.array_equal(item, grid):
             raise InputError(f"z_grid: row {number} has another grid than the rows before; put all PDFs on one grid")
-    densities = [_row(item) for item in catalog["z_pdf"]]
+    densities = _rows(catalog, "z_pdf")
     full = np.array([len(item) == len(grid) and bool(np.isfinite(item).all()) for item in densities])
     if not full.any():
         return None, verdict

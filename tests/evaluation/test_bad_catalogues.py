@@ -263,3 +263,28 @@ def test_fluxes_without_a_unit_are_refused_by_a_map():
     made = ColumnMap.from_mapping({"columns": {"x": "X", "y": "Y", "flux_r": "F"}}, "here")
     with pytest.raises(InputError, match="neither the file nor the recipe says the flux's unit"):
         load(table, made)
+
+
+def test_files_without_rows_are_empty_not_text(tmp_path):
+    truth = sky()
+    truth.iloc[:0].to_csv(tmp_path / "empty.csv", index=False)
+    metrics = evaluate(tmp_path / "empty.csv", truth, replicates=5)
+    assert metrics["detection"]["completeness"] == 0 and metrics["detection"]["n_pred"] == 0
+    with pytest.raises(InputError, match="the true catalogue has no rows"):
+        evaluate(truth, tmp_path / "empty.csv", replicates=5)
+
+
+def test_boxes_that_end_before_they_begin_are_counted():
+    turned = sky().assign(
+        x_min=lambda f: f.x + 2, x_max=lambda f: f.x - 2, y_min=lambda f: f.y, y_max=lambda f: f.y + 1
+    )
+    notes = evaluate(turned, sky(), match_by="pixels", replicates=5)["notes"]
+    assert any("60 of 60 boxes of the predicted catalogue end where they begin, or before" in note for note in notes)
+
+
+def test_pdfs_that_are_text_are_refused(tmp_path):
+    truth = sky().assign(redshift=0.5)
+    pred = truth.assign(z_mode=0.5, z_weights="[1.0]", z_means="[0.5]", z_sigmas="[0.1]")
+    pred.to_csv(tmp_path / "pred.csv", index=False)
+    with pytest.raises(InputError, match="column z_weights holds text .*, not lists of numbers, which CSV cannot"):
+        evaluate(tmp_path / "pred.csv", truth, replicates=5)

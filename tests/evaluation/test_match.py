@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from deepdisc import matching
 from deepdisc.errors import InputError
 from deepdisc.evaluation import overlaps
+from deepdisc.evaluation.conventions import check_overlap
 from deepdisc.evaluation.ellipses import ellipse_iou, ellipse_overlaps
 from deepdisc.evaluation.match import Criterion, choose_criterion, match_rows
 from deepdisc.evaluation.overlaps import box_overlaps, segmentation_overlaps
@@ -426,3 +427,18 @@ def test_unambiguous_sets_match_as_with_astropy(dec):
     assert len(pairs) == 330
     np.testing.assert_array_equal(pairs.truth[np.argsort(pairs.pred)], nearest)
     np.testing.assert_allclose(np.sort(1 - pairs.quality) * 1.5, np.sort(separation.arcsec), atol=1e-6)
+
+
+def test_catalogues_of_the_same_detections_match_by_id():
+    truth = pd.DataFrame({"id": [4, 7, 9], "x": [0.0, 50, 90], "y": 0.0})
+    pred = pd.DataFrame({"id": [9, 5, 4], "z_mode": 0.5})
+    by_id = choose_criterion([pred], truth, "id")
+    pairs = by_id.match(pred, truth)
+    assert sorted(zip(pairs.pred, pairs.truth, strict=True)) == [(0, 2), (2, 0)]
+    named = [frame.assign(id=frame["id"].astype(str)) for frame in (pred, truth)]
+    assert len(by_id.match(*named)) == len(by_id.match(pred, named[1])) == 2
+    fields = [frame.assign(field=name) for frame, name in ((pred, "a"), (truth, "b"))]
+    assert len(by_id.match(*fields)) == 0
+    check_overlap(pred, truth, by_id)
+    with pytest.raises(InputError, match="no id of the predicted catalogue is one of the true"):
+        check_overlap(pred.assign(id=[1, 2, 3]), truth, by_id)

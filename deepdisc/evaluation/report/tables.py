@@ -45,7 +45,7 @@ def _counts(d: dict) -> str:
         rows.append(("median offset in x, pixels", number(p, "dx")))
         rows.append(("median offset in y, pixels", number(p, "dy")))
         rows.append(("scatter per axis, pixels", number(p, "scatter")))
-    if d["by_position"]["available"]:
+    if d["by_position"]["available"] and d["matched_by"] != "pixels":
         near = d["by_position"]
         label = f"matched within {near['max_distance_pix']:g} pixels instead: completeness, purity"
         rows.append((label, f"{percent(near, 'completeness')}, {percent(near, 'purity')}"))

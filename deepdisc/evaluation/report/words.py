@@ -98,7 +98,7 @@ def _verdict(difference: dict, scale: float = 1.0, unit: str = "") -> str:
         told = f"a ratio of {value:.3f} [{low:.3f}, {high:.3f}]"
     else:
         told = f"a difference of {value:+.1f} [{low:+.1f}, {high:+.1f}]{unit}"
-    return told + (" (95 % interval)" if difference["significant"] else " (95 % interval; no significant one)")
+    return f"{told} (95 % interval)" + ("" if difference["significant"] else ", not significant")
 
 
 def _detections(d: dict, setting: Setting) -> str:
