@@ -27,7 +27,9 @@ bench: $(STAMP)
 	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground_test.py --output bench/field --seed 777
 	$(BIN)/deepdisc simulate --config-file configs/sky/ugriz_ground.py --output bench/train --seed 1 sky.workers=2
 	$(BIN)/deepdisc predict bench/field/mosaic.yaml --model ugriz_r18 --score-threshold 0.05 --output bench/pred
-	$(BIN)/python benchmarks/compare_detection.py bench/field bench/pred/catalog.parquet --output bench
+	$(BIN)/deepdisc predict datasets/sdss_sample/mosaic.yaml --model ugriz_r18 --output bench/sdss
+	$(BIN)/deepdisc predict bench/field/mosaic.yaml --model ugriz_r18 --output bench/simulated
+	$(BIN)/python benchmarks/compare_detection.py benchmarks/detection.yaml --output bench/detection
 	$(BIN)/python benchmarks/compare_photoz.py bench/train/recipe.yaml bench/field bench/pred/catalog.parquet --output bench
 	$(BIN)/python benchmarks/memory.py --model ugriz_r18
 	$(BIN)/python benchmarks/compare_speed.py --output bench

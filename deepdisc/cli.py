@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(sys.argv[1:] if argv is None else argv)
     except SystemExit as exit_:  # argparse has printed its help or its message
         return int(exit_.code or 0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # what libraries tell of themselves is no news to the user
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("deepdisc").setLevel(logging.INFO)
     try:
         with _terminated_like_interrupted():
             return args.run(args)
