@@ -72,10 +72,10 @@ def redraw(recipe: dict, number: int) -> Drawn:
 def optimal_fluxes(drawn: Drawn, truth: pd.DataFrame, image: np.ndarray, masked: np.ndarray) -> pd.DataFrame:
     """Fluxes with the best linear weights there are for an object alone: its true light m over the true variance.
 
-    `w = [sum m / sum (m^2 / V)] m / V`, V = b + m with b the background's variance: Cabayol et al. 2021, eq. 8 (Horne
+    `w = [sum m / sum (m^2 / V)] m / V`, V = b + m with b the background's variance: Cabayol et al. 2021 (Horne
     1986, PASP 98, 609, eq. 8), in nJy: V = sigma^2 + m / gain. Unbiased for isolated objects, and of the least variance
     among linear estimates where the pixels' noise is independent. Profile, position, PSF, misalignment of the bands and
-    noise are the simulation's own; neighbours are not modelled.
+    noise are the simulation's own, at full depth everywhere; neighbours are not modelled.
 
     Args:
         drawn: the field.

@@ -10,7 +10,8 @@ The YAML file lists skies by name. Paths count from the file:
       predictions: sdss/predictions   # catalog.parquet, or for several fields <field>/catalog.parquet
       without_fluxes: sdss/other      # optional: predictions of a model whose redshift head sees no fluxes
       training: sdss/train            # optional: the sky that the trees learn from; without it there are none
-      shear:                          # optional: skies of constant shear with ring pairs, and their predictions
+      shear:                          # optional: skies of constant shear with ring pairs, best two of opposite shear
+                                      # with one seed, and their predictions
         - {sky: sdss/shear_0, predictions: sdss/shear_0_predictions}
 """
 
@@ -105,7 +106,7 @@ def template_fit(objects: Objects, seed: int = 0):
 
 
 def sheared(pairs: list[dict[str, Path]], max_distance_pix: float) -> tuple[dict, pd.DataFrame, np.ndarray]:
-    """Galaxies of skies of constant shear: method -> shears, truth, and blocks of fields that are one ring."""
+    """Galaxies of skies of constant shear: method -> shears, truth, and blocks: the fields of the same galaxies."""
     truths, ours, shapes = [], [], []
     for number, one in enumerate(pairs):
         for field, mosaic, truth, found in iterate_shear_fields(one["sky"], one["predictions"], max_distance_pix):
@@ -118,7 +119,9 @@ def sheared(pairs: list[dict[str, Path]], max_distance_pix: float) -> tuple[dict
             x, y = truth["x"].to_numpy(), truth["y"].to_numpy()
             e1, e2, error = hsm_ellipticities(mosaic, x, y)
             shapes.append(np.stack([*mosaic.grid.shear_to_sky(x, y, e1, e2), error]))
-            label = {"block": number * 1_000_000 + field.number // 2, "turned": field.number % 2 == 1}
+            # Skies of one seed show the same galaxies and noise: they are drawn together.
+            block = f"{field.recipe['provenance']['seed']} {field.number // 2}"
+            label = {"block": block, "turned": field.number % 2 == 1}
             ours.append(found)
             truths.append(truth.assign(pair_id=truth["pair_id"] + number * 10**12, **label))
     ours, truth = (pd.concat(frames, ignore_index=True) for frames in (ours, truths))

@@ -30,6 +30,7 @@ OURS, OPTIMAL, KRON, APERTURE, TRUE_APERTURE = (
     "deepdisc", "optimal weights, true profile", "SEP Kron", "SEP aperture", "SEP aperture, true position",
 )  # fmt: skip
 FEATURES, WITHOUT_FLUXES = "features", "deepdisc without fluxes"
+APERTURE_RADIUS = 1.5  # FWHM
 BACKGROUND_MESH = 128  # pixels, of SEP's background, where the sky is uneven
 SPOILT = sum(FLAGS[name].value for name in ("EDGE", "MASKED", "NO_COVERAGE", "SATURATED"))
 ISOLATED = 0.01  # largest blendedness
@@ -200,7 +201,7 @@ def measure_with_sep(mosaic: Mosaic, mesh: int | None, drawn: Drawn | None = Non
     catalog, _ = detect_with_sep(mosaic, SepSettings(background_mesh=mesh))
     pixels, fwhm = read_pixels(mosaic, mesh), mosaic_fwhm_pix(mosaic) or 3.0
     x, y = catalog["x"].to_numpy(), catalog["y"].to_numpy()
-    fluxes = {f"{factor}fwhm": aperture_fluxes(pixels, x, y, factor * fwhm) for factor in (0.75, 1.5)}
+    fluxes = {f"{factor}fwhm": aperture_fluxes(pixels, x, y, factor * fwhm) for factor in (0.75, APERTURE_RADIUS)}
     fluxes["kron"] = tuple(
         catalog[[f"{kind}_{band}" for band in mosaic.bands]].to_numpy() for kind in ("flux", "fluxerr")
     )
@@ -211,8 +212,8 @@ def measure_with_sep(mosaic: Mosaic, mesh: int | None, drawn: Drawn | None = Non
 
 
 def corrected_apertures(pixels, mosaic: Mosaic, drawn: Drawn, x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    """Fluxes and errors in circles of two FWHM across, divided by the share of a star's light in them."""
-    radius = mosaic_fwhm_pix(mosaic) or 3.0
+    """Fluxes and errors in circles of three FWHM across, divided by the share of a star's light in them."""
+    radius = APERTURE_RADIUS * (mosaic_fwhm_pix(mosaic) or 3.0)
     share = star_share(drawn, radius)
     flux, error = (part / share for part in aperture_fluxes(pixels, x, y, radius))
     columns = {f"flux_{band}": flux[:, i] for i, band in enumerate(mosaic.bands)}
