@@ -1,7 +1,7 @@
 """Shear head: a 2-D Gaussian for (g1, g2) of every galaxy, whose mean is unbiased although its shape hides the shear.
 
 A galaxy's own shape is ten times its shear. So a network trained to predict the shear of single galaxies returns about
-0 (its error is smallest there): the multiplicative bias is m = -0.95. Here a statistic s that turns with the picture is
+0 (its error is smallest there): the multiplicative bias m is near -1. Here a statistic s that turns with the picture is
 separated from its response R, as in metacalibration (Sheldon & Huff 2017, ApJ 841, 24):
 
     s   trained with the absolute error to be close to the galaxy's lensed shape, or to the shear itself;
@@ -11,7 +11,7 @@ separated from its response R, as in metacalibration (Sheldon & Huff 2017, ApJ 8
 
 Galaxies that look alike (equal x) but for their orientation then average to their shear, whatever their mixture, and
 also with weights 1 / sigma^2, for these depend on x alone; but to order g^3, and as well as the training skies resemble
-the sky: `deepdisc calibrate` measures what is left. Train with shears of both signs in both components up to 0.1 or so,
+the sky; R also settles later than s: `deepdisc calibrate` measures what is left. Train with shears of both signs in both components up to 0.1 or so,
 and with ring pairs (`sky.lensing.ring_pairs`, an even batch size): their shapes cancel in the gradient of R.
 
 Legend: R objects (R(x) the response), C bands, S window side, P side of the PSF. Components are along the pixel axes.
