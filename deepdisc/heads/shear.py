@@ -11,8 +11,9 @@ separated from its response R, as in metacalibration (Sheldon & Huff 2017, ApJ 8
 
 Galaxies that look alike (equal x) but for their orientation then average to their shear, whatever their mixture, and
 also with weights 1 / sigma^2, for these depend on x alone; but to order g^3, and as well as the training skies resemble
-the sky; R also settles later than s: `deepdisc calibrate` measures what is left. Train with shears of both signs in both components up to 0.1 or so,
-and with ring pairs (`sky.lensing.ring_pairs`, an even batch size): their shapes cancel in the gradient of R.
+the sky and R has been learned, which takes longer than s: `deepdisc calibrate` measures what is left. Train with shears
+of both signs in both components up to 0.1 or so, and with ring pairs (`sky.lensing.ring_pairs`, an even batch size):
+their shapes cancel in the gradient of R. An unweighted mean is worse: it divides by the responses of the faintest.
 
 Legend: R objects (R(x) the response), C bands, S window side, P side of the PSF. Components are along the pixel axes.
 """
