@@ -77,7 +77,7 @@ def _objects(conditions: Conditions, cases: pd.DataFrame, snr: float) -> pd.Data
             "disk_axis_ratio": cases.axis_ratio,
             **dict.fromkeys(("bulge_hlr_arcsec", "bulge_n", "bulge_axis_ratio"), np.nan),
             "population_row": 0,
-            "snr_estimate": snr * math.sqrt(count),
+            "estimated_snr": snr * math.sqrt(count),
         }
     )
     for number, band in enumerate(conditions.bands):

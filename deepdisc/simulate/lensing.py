@@ -154,7 +154,7 @@ def lens_objects(
 
 def _magnify(objects: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
     mu = magnification(objects.g1, objects.g2, objects.kappa)
-    changed = {"snr_estimate": objects.snr_estimate * mu}
+    changed = {"estimated_snr": objects.estimated_snr * mu}
     for band in conditions.bands:
         changed[f"flux_{band.name}"] = objects[f"flux_{band.name}"] * mu
         changed[f"mag_{band.name}"] = mag_from_njy(changed[f"flux_{band.name}"])

@@ -4,7 +4,7 @@ Objects are a DataFrame, one row each:
 
     class_id (0 galaxy, 1 star), redshift (NaN for stars), population_row
     x, y (0-based pixel centres, may lie outside the field), angle_rad (of the major axis, from +x to +y)
-    flux_<band> (nJy, total, reddened), mag_<band>, bulge_share_<band> (of the flux), ebv, snr_estimate
+    flux_<band> (nJy, total, reddened), mag_<band>, bulge_share_<band> (of the flux), ebv, estimated_snr
     disk_hlr_arcsec, disk_n, disk_axis_ratio, bulge_... (NaN where the part is absent; circularised half-light radii)
     knots, knot_share (number of knots, and their share of the disc's light)
     stamp (row of the catalogue of real galaxies that is drawn in place of disc and bulge, -1 for none)
@@ -51,7 +51,7 @@ def draw_objects(sky: Sky, conditions: Conditions, population: Population, rng: 
     objects = lit_objects(population, rows, conditions).assign(angle_rad=angle)
     add_knots(sky, objects, population, rows, rng)
     add_stamps(sky, objects, rng)
-    objects = objects[objects.snr_estimate >= sky.draw_snr].reset_index(drop=True)
+    objects = objects[objects.estimated_snr >= sky.draw_snr].reset_index(drop=True)
     move_into_pairs(sky, objects, conditions, rng)
     return objects
 
@@ -108,7 +108,7 @@ def lit_objects(population: Population, rows: pd.DataFrame, conditions: Conditio
         columns |= {f"flux_{band.name}": flux, f"mag_{band.name}": mag_from_njy(flux)}
     columns |= {f"bulge_share_{band.name}": share[:, number] for number, band in enumerate(conditions.bands)}
     objects = pd.DataFrame(columns)
-    objects["snr_estimate"] = estimate_snr(objects, conditions)
+    objects["estimated_snr"] = estimate_snr(objects, conditions)
     return objects
 
 

@@ -96,7 +96,7 @@ class Painter:
 
     def paint(self, shapes: Shapes, row: int) -> Stamp:
         """Draw one object; also where its stamp lies outside the field."""
-        level = next(level for level in self._levels if shapes.snr_estimate[row] < level.highest_snr)
+        level = next(level for level in self._levels if shapes.estimated_snr[row] < level.highest_snr)
         x, y = shapes.x[row], shapes.y[row]
         center = self._galsim.PositionD(x - math.floor(x + 0.5), y - math.floor(y + 0.5))
         parts = self._parts(shapes, row, center, level)

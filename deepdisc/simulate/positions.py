@@ -114,7 +114,7 @@ def _of_the_part(population: Population, placed: pd.DataFrame, rng: np.random.Ge
 
 def move_into_pairs(sky: Sky, objects: pd.DataFrame, conditions: Conditions, rng: np.random.Generator) -> None:
     """Move detectable galaxies, in place, to a few PSF widths from another detectable galaxy."""
-    bright = np.flatnonzero((objects.class_id == GALAXY) & (objects.snr_estimate >= sky.label_snr))
+    bright = np.flatnonzero((objects.class_id == GALAXY) & (objects.estimated_snr >= sky.label_snr))
     number = round(sky.pair_fraction * len(bright) / 2)
     order = rng.permutation(bright)
     stay, move = order[:number], order[number : 2 * number]

@@ -143,7 +143,7 @@ class Renderer:
 
     def _sharp(self, shapes: Shapes, rows: np.ndarray) -> np.ndarray:
         """(len(rows),) number of bands that are oversampled: none, the third with the sharpest PSFs, or all."""
-        needed = (shapes.snr_estimate[rows, None] * self._optics.aliases > ALIASES).sum(axis=1)
+        needed = (shapes.estimated_snr[rows, None] * self._optics.aliases > ALIASES).sum(axis=1)
         count = len(self._optics.aliases)
         levels = np.array([0, math.ceil(count / 3), count])
         return levels[np.searchsorted(levels, needed)]

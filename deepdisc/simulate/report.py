@@ -139,7 +139,7 @@ def expected_objects(sky: Sky, conditions: Sequence[Conditions], seed: int = 0) 
             rows = rows.sample(min(share, len(rows)) if total > 0 else 0, random_state=rng)
             objects = lit_objects(population, rows, one)
             objects["weight"] = total * rows.weight.to_numpy() / rows.weight.sum()
-            parts.append(objects[objects.snr_estimate >= sky.draw_snr])
+            parts.append(objects[objects.estimated_snr >= sky.draw_snr])
     objects = pd.concat(parts, ignore_index=True)
     return objects.assign(hlr_arcsec=effective_hlr_arcsec(objects))
 

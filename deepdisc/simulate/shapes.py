@@ -42,7 +42,7 @@ class Shapes:
         disk_n, bulge_n: (N,) Sersic indices.
         disk_map, bulge_map: (N, 2, 2) linear map (x, y) that takes a round profile of half-light radius 1 to the
             picture: size, axis ratio, angle, then lensing. Stamps: half-light radius, angle and lensing.
-        snr_estimate: (N,) for the accuracy of drawing.
+        estimated_snr: (N,) for the accuracy of drawing.
         half: (N,) int, half side of the stamp: its centre is the pixel nearest to (x, y), its side 2 half + 1.
         cell: (N,) int, which of the field's PSFs it is seen with.
     """
@@ -60,7 +60,7 @@ class Shapes:
     bulge_n: np.ndarray
     disk_map: np.ndarray
     bulge_map: np.ndarray
-    snr_estimate: np.ndarray
+    estimated_snr: np.ndarray
     half: np.ndarray
     cell: np.ndarray
 
@@ -121,7 +121,7 @@ class Shapes:
             bulge_n=column("bulge_n"),
             disk_map=maps[0],
             bulge_map=maps[1],
-            snr_estimate=column("snr_estimate"),
+            estimated_snr=column("estimated_snr"),
             half=np.zeros(len(objects), dtype=int),
             cell=np.asarray(conditions.psf_cell(x, y), dtype=int),
         )

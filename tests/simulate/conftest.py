@@ -65,7 +65,7 @@ def make_objects():
             "bulge_axis_ratio": 0.8,
             "angle_rad": 0.0,
             "population_row": 0,
-            "snr_estimate": 100.0,
+            "estimated_snr": 100.0,
             **{f"flux_{band}": 20_000.0 for band in "ugriz"},
             **{f"mag_{band}": 20.65 for band in "ugriz"},
         }
@@ -87,7 +87,7 @@ def simulate_stars(make_objects):
         for x, y, mag in stars:
             light = {f"flux_{band}": 10 ** (0.4 * (31.4 - mag)) for band in "ugriz"}
             mags = {f"mag_{band}": mag for band in "ugriz"}
-            rows.append({"x": x, "y": y, "class_id": 1, "redshift": float("nan"), "snr_estimate": 1e4, **light, **mags})
+            rows.append({"x": x, "y": y, "class_id": 1, "redshift": float("nan"), "estimated_snr": 1e4, **light, **mags})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("deepdisc.simulate.fields.draw_objects", lambda *_: make_objects(*rows))
             simulate(sky, folder, seed=seed)

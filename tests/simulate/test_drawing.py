@@ -24,7 +24,7 @@ SCALE = 0.396
 @pytest.mark.parametrize("bulge_fraction", [0.0, 0.4, 1.0])
 def test_a_galaxy_is_what_galsim_draws_in_one_go(conditions, make_objects, snr, bulge_fraction):
     objects = make_objects(
-        {"x": 30.37, "y": 41.81, "bulge_fraction": bulge_fraction, "angle_rad": 0.6, "snr_estimate": snr}
+        {"x": 30.37, "y": 41.81, "bulge_fraction": bulge_fraction, "angle_rad": 0.6, "estimated_snr": snr}
     )
     stamp = Painter(conditions).paint(Shapes.of(objects, conditions), 0)
     tilt = 0.6 * galsim.radians
@@ -152,7 +152,7 @@ def picture(profile, stamp, x, y, band_psf):
 
 def test_every_band_has_its_own_share_of_the_bulge(conditions, make_objects):
     shares = dict(zip("ugriz", (0.0, 0.1, 0.4, 0.8, 1.0), strict=True))
-    row = {"x": 40.3, "y": 40.2, "disk_n": 1.5, "bulge_n": 3.0, "snr_estimate": 1e4}
+    row = {"x": 40.3, "y": 40.2, "disk_n": 1.5, "bulge_n": 3.0, "estimated_snr": 1e4}
     stamp = paint(conditions, make_objects({**row, **{f"bulge_share_{band}": share for band, share in shares.items()}}))
     disk = galsim.Sersic(1.5, half_light_radius=0.6).shear(q=0.7, beta=0 * galsim.radians)
     bulge = galsim.Sersic(3.0, half_light_radius=0.4).shear(q=0.8, beta=0 * galsim.radians)
@@ -164,7 +164,7 @@ def test_every_band_has_its_own_share_of_the_bulge(conditions, make_objects):
 
 @pytest.mark.parametrize("n", [0.5, 1.0, 4.0])
 def test_the_light_of_a_bright_object_is_right_to_a_thousandth(conditions, make_objects, n):
-    stamp = paint(conditions, make_objects({"x": 40.3, "y": 40.2, "disk_n": n, "snr_estimate": 3000.0}))
+    stamp = paint(conditions, make_objects({"x": 40.3, "y": 40.2, "disk_n": n, "estimated_snr": 3000.0}))
     fine = galsim.GSParams(folding_threshold=1e-4, maxk_threshold=1e-5, maximum_fft_size=16384)
     profile = galsim.Sersic(n, half_light_radius=0.6, gsparams=fine).shear(q=0.7, beta=0 * galsim.radians)
     for band in (0, 2):
@@ -174,7 +174,7 @@ def test_the_light_of_a_bright_object_is_right_to_a_thousandth(conditions, make_
 
 def test_lensing_shears_and_enlarges_in_sky_orientation(conditions, make_objects):
     g1, g2, kappa = 0.12, -0.07, 0.15
-    row = {"x": 40.3, "y": 40.2, "angle_rad": 0.4, "snr_estimate": 1e4}
+    row = {"x": 40.3, "y": 40.2, "angle_rad": 0.4, "estimated_snr": 1e4}
     stamp = paint(conditions, make_objects({**row, "g1": g1, "g2": g2, "kappa": kappa}))
     magnification = 1 / ((1 - kappa) ** 2 * (1 - g1**2 - g2**2))
     # North is up and East is left: a shear along North-South is one along y, both components change sign.
@@ -184,7 +184,7 @@ def test_lensing_shears_and_enlarges_in_sky_orientation(conditions, make_objects
 
 
 def test_knots_are_points_in_the_disc_that_turn_and_shear_with_it(conditions, make_objects):
-    row = {"x": 40.0, "y": 40.0, "knots": 12, "knot_share": 0.8, "snr_estimate": 1e4}
+    row = {"x": 40.0, "y": 40.0, "knots": 12, "knot_share": 0.8, "estimated_snr": 1e4}
     row |= {"disk_hlr_arcsec": 2.0, "disk_axis_ratio": 1.0}
     plain, knotty, turned = (
         paint(conditions, make_objects({**row, **change})).light[2]
@@ -225,7 +225,7 @@ def real_galaxies(shared_data):
 
 def test_pictures_of_real_galaxies_have_the_size_and_light_asked_for(conditions, make_objects, shared_data):
     path = real_galaxies(shared_data)
-    row = {"x": 40.0, "y": 40.0, "stamp": 5, "disk_axis_ratio": 1.0, "snr_estimate": 1000.0}
+    row = {"x": 40.0, "y": 40.0, "stamp": 5, "disk_axis_ratio": 1.0, "estimated_snr": 1000.0}
     seen = []
     for hlr in (0.8, 1.6):
         stamp = paint(conditions, make_objects({**row, "disk_hlr_arcsec": hlr}), real_galaxies=path)
@@ -250,7 +250,7 @@ def test_an_object_is_seen_with_the_psf_of_its_cell(make_objects):
     conditions = draw_conditions(sky, Instrument.load("sdss"), 0, np.random.default_rng(3))
     peaks = []
     for x, y in ((20.0, 20.0), (60.0, 20.0), (20.0, 70.0)):
-        stamp = paint(conditions, make_objects({"x": x, "y": y, "class_id": 1, "snr_estimate": 1e4}))
+        stamp = paint(conditions, make_objects({"x": x, "y": y, "class_id": 1, "estimated_snr": 1e4}))
         expected = picture(galsim.DeltaFunction(20_000), stamp, x, y, conditions.psf(2, x, y))
         np.testing.assert_allclose(stamp.light[2], expected, atol=1e-3 * expected.max())
         peaks.append(stamp.light[2].max())
@@ -263,7 +263,7 @@ def test_what_is_left_out_of_a_stamp_is_fainter_than_the_noise(conditions, make_
         {"disk_n": 4.0, "disk_hlr_arcsec": 1.5},
         {"knots": 3, "knot_share": 0.9, "disk_hlr_arcsec": 2.0},
     ):
-        objects = make_objects({"x": 40.0, "y": 40.0, "snr_estimate": 1e4, **row})
+        objects = make_objects({"x": 40.0, "y": 40.0, "estimated_snr": 1e4, **row})
         light = paint(conditions, objects).light
         level = np.sqrt(((light / conditions.sky_sigma_njy()[:, None, None]) ** 2).sum(axis=0))
         border = np.concatenate([level[0], level[-1], level[:, 0], level[:, -1]])

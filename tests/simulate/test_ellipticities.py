@@ -41,7 +41,7 @@ def test_stars_and_pictures_of_real_galaxies_have_none(conditions, make_objects)
 
 
 def test_a_picture_sharper_than_the_galaxy_shows_it(conditions, make_objects):
-    row = {"x": 40.0, "y": 40.0, "disk_hlr_arcsec": 6.0, "disk_axis_ratio": 0.6, "angle_rad": 1.1, "snr_estimate": 1e4}
+    row = {"x": 40.0, "y": 40.0, "disk_hlr_arcsec": 6.0, "disk_axis_ratio": 0.6, "angle_rad": 1.1, "estimated_snr": 1e4}
     bright = {f"flux_{band}": 1e7 for band in "ugriz"}
     objects = make_objects({**row, **bright, "g1": 0.1, "g2": 0.05})
     light = Painter(conditions).paint(Shapes.of(objects, conditions), 0).light[2].astype(float)

@@ -213,7 +213,7 @@ def test_a_ring_of_drawn_galaxies_gives_back_the_shear(sharp, make_objects, rota
     grid = PixelGrid((260, 260), 0.396, wcs)
     sharp = dataclasses.replace(sharp, grid=grid)
     places = [(65.0, 65.0), (195.0, 65.0), (65.0, 195.0), (195.0, 195.0)]
-    wide = {"disk_hlr_arcsec": 3.5, "disk_n": 0.5, "flux_r": 1e7, "snr_estimate": 1000.0}
+    wide = {"disk_hlr_arcsec": 3.5, "disk_n": 0.5, "flux_r": 1e7, "estimated_snr": 1000.0}
     rows = [{"x": x, "y": y, "angle_rad": np.pi / 8 * k, **wide} for k, (x, y) in enumerate(places)]
     found = []
     for number in (0, 1):
@@ -231,7 +231,7 @@ def test_a_ring_of_drawn_galaxies_gives_back_the_shear(sharp, make_objects, rota
 def test_convergence_makes_galaxies_larger_and_keeps_their_surface_brightness(sharp, make_objects):
     light = []
     for kappa in (0.0, 0.2):
-        objects = make_objects({"x": 130.0, "y": 130.0, "disk_hlr_arcsec": 3.5, "snr_estimate": 1000.0})
+        objects = make_objects({"x": 130.0, "y": 130.0, "disk_hlr_arcsec": 3.5, "estimated_snr": 1000.0})
         lensed, _ = lens_objects(Lensing(kappa=(kappa, kappa)), sharp, objects, rng())
         light.append(build_scene(Sky(shape=(260, 260)), sharp, lensed).light[0])
     assert light[1].sum() / light[0].sum() == pytest.approx(1 / 0.8**2, rel=0.02)

@@ -52,7 +52,7 @@ def test_pairs_are_a_few_psf_widths_apart():
     settings = {"star_density": (0, 0), "galaxy_density": (0.05, 0.05), "depth_offset": (0, 0), "label_snr": 10.0}
 
     def close(objects):
-        bright = objects[objects.snr_estimate > 10.0]
+        bright = objects[objects.estimated_snr > 10.0]
         distance = np.hypot(*(bright[[axis]].to_numpy() - bright[axis].to_numpy() for axis in "xy"))
         np.fill_diagonal(distance, np.inf)
         nearest = distance.min(axis=1) * 0.396 / 1.32

@@ -118,7 +118,7 @@ def test_colour_gradients_knots_and_lensing_are_those_of_the_painter(conditions,
         {"x": 60.2, "y": 20.4, "class_id": 1},
     )
     objects = objects.fillna({"g1": 0.0, "g2": 0.0, "kappa": 0.0, "knots": 0, "knot_share": 0.0}).assign(
-        snr_estimate=1e4
+        estimated_snr=1e4
     )
     scene = build_scene(Sky(shape=(96, 80)), conditions, objects)
     light = Renderer(conditions).render(objects).numpy()
@@ -180,7 +180,7 @@ def test_the_painter_draws_shapes_at_every_accuracy(conditions, make_objects):
         row = {"x": 40.4, "y": 40.2, "bulge_fraction": 0.4, **{f"flux_{band}": flux for band in "ugriz"}}
         pictures = []
         for estimate in (snr, 1e6):
-            shapes = Shapes.of(make_objects({**row, "snr_estimate": estimate}), conditions)
+            shapes = Shapes.of(make_objects({**row, "estimated_snr": estimate}), conditions)
             pictures.append(Painter(conditions).paint(shapes, 0).light)
         assert abs(in_noise(conditions, pictures[0], pictures[1])).max() < allowed
 

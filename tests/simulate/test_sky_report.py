@@ -108,7 +108,7 @@ def test_the_expectation_is_the_density_times_the_area(sky, made):
         number = sum(density[kind] * getattr(one, factor) * area for one in made[0])
         assert everything.weight[everything.class_id == kind].sum() == pytest.approx(number)
     cut = expected_objects(sky, made[0])
-    assert cut.weight.sum() < everything.weight.sum() and (cut.snr_estimate >= sky.draw_snr).all()
+    assert cut.weight.sum() < everything.weight.sum() and (cut.estimated_snr >= sky.draw_snr).all()
 
 
 def test_another_catalogue_is_drawn_beside_it(sky, made, tmp_path):

@@ -81,7 +81,7 @@ def test_signal_to_noise_is_that_of_the_noiseless_light(conditions, make_objects
 def test_the_outline_is_an_isophote_and_wide_enough_for_faint_objects(conditions, make_objects):
     sky = Sky(shape=(96, 80), isophote=1.5, peak_fraction=0.2, label_snr=3.0)
     faint = {f"flux_{band}": 1_500.0 for band in "ugriz"}
-    objects = make_objects({"x": 40.0, "y": 70.0}, {"x": 40.0, "y": 20.0, "snr_estimate": 5.0, **faint})
+    objects = make_objects({"x": 40.0, "y": 70.0}, {"x": 40.0, "y": 20.0, "estimated_snr": 5.0, **faint})
     scene = build_scene(sky, conditions, objects)
     significance = np.sqrt(((scene.light / conditions.sky_sigma_njy()[:, None, None]) ** 2).sum(axis=0))
     np.testing.assert_array_equal(scene.segmentation == 1, (significance > 1.5) & (np.indices((96, 80))[0] > 45))
@@ -163,7 +163,7 @@ def test_light_is_added_once_and_in_full(conditions, make_objects):
 
 
 def test_the_flux_error_is_the_scatter_of_a_matched_flux(conditions, make_objects):
-    objects = make_objects({"x": 40.2, "y": 48.1, "snr_estimate": 1e4}, {"x": 15.0, "y": 15.0, "class_id": 1})
+    objects = make_objects({"x": 40.2, "y": 48.1, "estimated_snr": 1e4}, {"x": 15.0, "y": 15.0, "class_id": 1})
     scene = build_scene(Sky(shape=(96, 80)), conditions, objects.iloc[:1])
     light, sigma, gain = scene.light[2].astype(float), conditions.sky_sigma_njy()[2], conditions.electrons_per_njy()[2]
     profile, rng, fluxes = light / 20_000, np.random.default_rng(0), []
@@ -232,4 +232,4 @@ def test_shear_and_parts_of_the_objects_are_in_the_truth(conditions, make_object
     row = table.iloc[0]
     assert (row.g1, row.g2, row.kappa) == pytest.approx((0.03, -0.02, 0.05)) and row.bulge_share_r == 0.25
     assert row.disk_n == 1 and row.bulge_n == 4 and row.disk_hlr_arcsec == pytest.approx(0.6)
-    assert "snr_estimate" not in table
+    assert "estimated_snr" not in table
