@@ -116,7 +116,7 @@ class Chromatic:
         for number, band in enumerate(self.conditions.bands):
             columns |= {f"flux_{band.name}": flux[:, number], f"bulge_share_{band.name}": share[:, number]}
         objects = objects.assign(**columns, **SHEAR, knots=0, knot_share=0.0)
-        return objects.assign(snr_estimate=estimate_snr(objects, self.conditions))
+        return objects.assign(estimated_snr=estimate_snr(objects, self.conditions))
 
     def draw(self, objects: pd.DataFrame, shapes: Shapes, gsparams: galsim.GSParams | None = None) -> np.ndarray:
         """(B, H, W) float32 nJy; `gsparams` in place of GalSim's defaults."""

@@ -1,16 +1,14 @@
-"""Galaxies and stars with redshifts in ground-based u, g, r, i, z mosaics: a narrow ResNet18-FPN.
+"""Galaxies and stars with fluxes, redshifts and shears in ground-based u, g, r, i, z mosaics: a narrow ResNet18-FPN.
 
 Galaxies of such mosaics are 5 to 30 pixels large. So the stem has no max-pool (strides 2 to 16, maps p1 to p4, p5
 for proposals) and anchors begin at 5 pixels. Half the usual widths keep it fast on a CPU.
 """
 
 from deepdisc.config import L
-from deepdisc.detector.pooling import ROIPooler
 from deepdisc.detector.stretch import NoiseStretch
-from deepdisc.heads.photometry import AperturePhotometry
-from deepdisc.heads.redshift import RedshiftHead
 
 from .common.data import data
+from .common.heads import labels, measuring_heads, spin2
 from .common.optim import optim, train
 from .common.resnet_fpn import model
 
@@ -51,23 +49,12 @@ model.roi_heads.box_predictor.test_topk_per_image = 3000
 model.roi_heads.box_predictor.one_class_per_object = True
 model.roi_heads.mask_head.conv_dim = 64
 model.roi_heads.mask_head.num_conv = 2
-model.roi_heads.heads = {
-    "redshift": L(RedshiftHead)(
-        pooler=L(ROIPooler)(
-            output_size=7,
-            in_features="${model.roi_heads.box_pooler.in_features}",
-            sampling_ratio=0,
-            canonical_box_size="${model.roi_heads.box_pooler.canonical_box_size}",
-            canonical_level="${model.roi_heads.box_pooler.canonical_level}",
-        ),
-        in_channels="${model.backbone.out_channels}",
-        hidden=[256, 64],
-        num_components=5,
-        photometry=L(AperturePhotometry)(num_bands="${num_bands}"),
-        loss_weight=1.0,
-    ),
-}
+model.roi_heads.heads = measuring_heads()
+# several views of the same pixels teach little and cost as much
+model.roi_heads.views_per_object = 1
 
+data.labels = labels
+data.spin2 = spin2
 data.crop_size = 128
 data.batch_size = 4
 optim.optimizer.lr = 1e-3

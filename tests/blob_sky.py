@@ -41,6 +41,7 @@ def write_field(folder: Path, shape=(192, 256), count=60, seed=0, ra=150.0, **tr
             {"id": number, "x": cx, "y": cy, "ra": ra + cx / 36000, "dec": cy / 36000}
             | {"x_min": x0, "y_min": y0, "x_max": x1, "y_max": y1, "class_id": int(star)}
             | {"redshift": np.nan if star else redshift, "snr": flux_r / 50, "flags": 0, "flux_r": flux_r}
+            | {"flux_g": flux_r * np.exp(-redshift)}
         )
     truth = pd.DataFrame(rows).assign(**truth_columns)
     truth.to_parquet(folder / "truth.parquet")

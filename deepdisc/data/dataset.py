@@ -7,6 +7,7 @@ after resuming.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ def read_tile(path: str | Path, planes: Sequence[int]) -> TilePixels:
     return TilePixels(image, variance, mask.astype(bool), segmentation, ebv, psf[:, :, planes])
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class NoiseAugmentation:
     """With `probability`, make a sample as noisy as a shallower exposure.
@@ -130,13 +134,15 @@ class TileDataset(Dataset):
         labels: label name -> truth column, each becomes `gt_<label>` and `gt_has_<label>`, (N,); several columns, or
             one that holds "{band}" and stands for one column per band in the order of `bands`, make them (N, k).
         spin2: label name -> two truth columns in sky orientation, such as (g1, g2), which are turned to the pixel axes
-            (see `deepdisc.sky`); unknown in tiles without a WCS.
+            (see `deepdisc.sky`); unknown in tiles without a WCS. A label, or pair, of which the truth has no column is
+            done without, with a warning, as long as there is another.
         ranges: label name -> (low, high) that its finite values must keep to.
         min_visible: objects with a smaller share of their pixels inside the window are not labelled.
         cache: keep all tiles in memory; before worker processes start, so that they share it.
 
     Raises:
-        InputError: no data set there, an empty split, a band or label that it lacks, a label out of its range.
+        InputError: no data set there, an empty split, a band or all labels that it lacks, a label of which it has
+            only a part, or one out of its range.
     """
 
     def __init__(
@@ -165,9 +171,12 @@ class TileDataset(Dataset):
             raise InputError(f"crop_size={crop_size} is too small; use at least 16 pixels, or null for whole tiles")
         self.crop_size = crop_size
         self.tiles = self._read_tiles()
-        self._truth = self._read_truth()
+        truth = _read_table(self.root / "truth.parquet")
+        unknown = self._forget_unknown_labels(truth)
+        self._truth = self._read_truth(truth)
         by_tile = dict(zip(self.tiles.tile, self._truth, strict=True))
-        check_ranges(ranges or {}, self.labels | self.spin2, by_tile, self.root)
+        stated = {name: limits for name, limits in (ranges or {}).items() if name not in unknown}
+        check_ranges(stated, self.labels | self.spin2, by_tile, self.root)
         scale, files = self.description["pixel_scale_arcsec"], [self.root / file for file in self.tiles.file]
         self._spin2 = [
             turned_to_pixels(truth, self.spin2, file, scale) for truth, file in zip(self._truth, files, strict=True)
@@ -234,9 +243,25 @@ class TileDataset(Dataset):
             raise InputError(f"data set {self.root} has no split {self.split!r}; there are {sorted(set(tiles.split))}")
         return chosen
 
-    def _read_truth(self) -> list[dict[str, np.ndarray]]:
+    def _forget_unknown_labels(self, truth: pd.DataFrame) -> list[str]:
+        """Do without the labels of which the truth has no column, unless it has those of none; returns their names."""
+        wanted = self.labels | self.spin2
+        unknown = [label for label, columns in wanted.items() if not set(listed(columns)) & set(truth)]
+        if len(unknown) == len(wanted):
+            return []
+        for label in unknown:
+            logger.warning(
+                "data set %s: its truth has no column %s: no object has the label %r, and nothing is learned from it",
+                self.root, " or ".join(listed(wanted[label])), label,
+            )  # fmt: skip
+        self.labels, self.spin2 = (
+            {label: columns for label, columns in part.items() if label not in unknown}
+            for part in (self.labels, self.spin2)
+        )
+        return unknown
+
+    def _read_truth(self, truth: pd.DataFrame) -> list[dict[str, np.ndarray]]:
         """Per tile the columns that are needed, as arrays."""
-        truth = _read_table(self.root / "truth.parquet")
         wanted = {name for names in (*self.labels.values(), *self.spin2.values()) for name in listed(names)}
         needed = {*wanted, "id", *catalog.BOX_COLUMNS, *_NEEDED, *(catalog.POSITION_COLUMNS if self.spin2 else ())}
         for name in sorted(needed):

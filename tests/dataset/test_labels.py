@@ -196,3 +196,12 @@ def test_bands_are_chosen_in_the_psf_too(rich):
 def test_an_unknown_psf_is_zero(dataset):
     sample = TileDataset(dataset, "train", crop_size=64, augment=True)[0]
     assert sample["psf"].shape == (2, 25, 25) and not sample["psf"].any()
+
+
+def test_labels_that_a_data_set_does_not_have_are_told_and_done_without(rich, caplog):
+    labels, ranges = {"redshift": "redshift", "mass": "logmass"}, {"mass": (0, 15)}
+    dataset = TileDataset(rich, "train", labels=labels, spin2={"shape": ("q1", "q2")}, ranges=ranges)
+    assert "no column logmass: no object has the label 'mass'" in caplog.text
+    assert "no column q1 or q2: no object has the label 'shape'" in caplog.text
+    instances = dataset[0]["instances"]
+    assert instances.has("gt_redshift") and not instances.has("gt_mass") and not instances.has("gt_has_shape")

@@ -87,7 +87,9 @@ def simulate_stars(make_objects):
         for x, y, mag in stars:
             light = {f"flux_{band}": 10 ** (0.4 * (31.4 - mag)) for band in "ugriz"}
             mags = {f"mag_{band}": mag for band in "ugriz"}
-            rows.append({"x": x, "y": y, "class_id": 1, "redshift": float("nan"), "estimated_snr": 1e4, **light, **mags})
+            rows.append(
+                {"x": x, "y": y, "class_id": 1, "redshift": float("nan"), "estimated_snr": 1e4, **light, **mags}
+            )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("deepdisc.simulate.fields.draw_objects", lambda *_: make_objects(*rows))
             simulate(sky, folder, seed=seed)

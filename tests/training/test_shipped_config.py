@@ -20,7 +20,8 @@ def test_the_shipped_config_steps_once_and_every_parameter_gets_a_finite_gradien
     trainer = trainer_of(cfg)
     model = trainer.plain_model
     trainer.step(iter(trainer.loader))
-    expected = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_redshift"}
+    expected = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    expected |= {"loss_flux", "loss_redshift", "loss_shear"}
     assert expected <= set(trainer.last)
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
