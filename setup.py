@@ -38,6 +38,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *(EXTRAS["sim"] + EXTRAS["classical"] + EXTRAS["regrid"] + EXTRAS["bench"] + EXTRAS["pz"] + EXTRAS["shear"]),
     "tensorboard>=2.17",
+    "mpmath>=1.3",
     "timm>=1.0",  # a second opinion on the backbones
     "pytest>=8.3",
     "pytest-xdist>=3.6",
